@@ -24,7 +24,7 @@ from pydantic import ValidationError
 from researcher.clock import RunClock
 from researcher.config.settings import Settings, faults
 from researcher.errors import JournalError, ResearcherError, SubjectError
-from researcher.journal.records import Prices, Run
+from researcher.journal.records import Run
 from researcher.journal.writer import Journal
 from researcher.loop.context import PauseBackoffs
 from researcher.loop.loop import run_until_goal
@@ -110,6 +110,7 @@ def _run(settings: Settings, profile: Profile, switch: StopSwitch, back_off: Pau
         require_only_state(settings.journal_dir, run, settings.user_repository)
         for name, fault in range_faults(journal.source(run.incumbent or journal.numbered(0).id)).items():
             logger.warning("the optimiser does not move %s: %s", name, fault)
+        run = journal.limit(run, settings.goal(run.created_at))
         run_context = build_run_context(
             Opened(settings, profile, run, journal, workspace, RedisClient(server), switch, clock), back_off
         )
@@ -143,7 +144,7 @@ def _find_or_start_run(
         run = journal.name_data(run, data_sha256)
     if run.data_sha256 != data_sha256:
         raise JournalError(f"the data in {settings.data_dir} is not what run {run.tag} was measured on; restore it")
-    journal.price(run, _prices(settings))
+    journal.price(run, settings.prices())
     return run
 
 
@@ -157,6 +158,7 @@ def _start_run(
     workspace.require_text_program(base)
     source = workspace.files(base)[EDITABLE]
     tag = free_tag(settings.tag, workspace.branches(), time.strftime("%b%d").lower())
+    workspace.require_free_names(base, tag)
     return journal.start_run(
         tag=tag,
         profile=profile.name,
@@ -166,15 +168,11 @@ def _start_run(
         data_sha256=data_sha256,
         seed=settings.seed if settings.seed is not None else random.SystemRandom().randrange(2**31),
         seed_key=secrets.token_hex(16) if settings.seed is None else str(settings.seed),
-        prices=_prices(settings),
+        prices=settings.prices(),
         source=source,
         fingerprint=fingerprint(source),
         at=at,
     )
-
-
-def _prices(settings: Settings) -> Prices:
-    return Prices(settings.price_per_hour, settings.price_per_mtoken)
 
 
 def free_tag(wanted: str | None, branches: set[str], day: str) -> str:

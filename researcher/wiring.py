@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
@@ -13,7 +14,7 @@ from researcher.files import write_whole
 from researcher.journal.records import Run
 from researcher.journal.writer import Journal
 from researcher.llm.openai import OpenAiClient, OpenAiSettings
-from researcher.loop.context import Goal, PauseBackoffs, RunContext
+from researcher.loop.context import PauseBackoffs, RunContext
 from researcher.loop.request_handler import RequestHandler
 from researcher.loop.resume import Switch
 from researcher.loop.status import RESEARCHER, StatusPublisher
@@ -58,8 +59,8 @@ class Opened:
 class Ticker:
     """Serves requests, repeats the status and notices a stop while the researcher waits."""
 
-    def __init__(self, opened: Opened, publisher: StatusPublisher) -> None:
-        handler = RequestHandler(opened.journal, opened.switch.turn, clock=opened.clock)
+    def __init__(self, opened: Opened, publisher: StatusPublisher, why_no_llm: Callable[[], str | None]) -> None:
+        handler = RequestHandler(opened.journal, opened.switch.turn, clock=opened.clock, why_no_llm=why_no_llm)
         self._requests = RequestWorker.open(opened.bus, handler.receive)
         self._opened = opened
         self._publisher = publisher
@@ -92,18 +93,19 @@ def build_run_context(opened: Opened, back_off: PauseBackoffs) -> RunContext:
     """Build everything that the loop works with. The parts publish their status in Redis from now on."""
     settings, journal, workspace = opened.settings, opened.journal, opened.workspace
     publisher = StatusPublisher(opened.bus, lambda: _stall_check(opened), workspace.inspect)
-    ticker, table = Ticker(opened, publisher), ResultsTable(journal)
+    proposers = _proposers(opened, publisher)
+    ticker, table = Ticker(opened, publisher, proposers.why_no_llm), ResultsTable(journal)
     results = reports_folder(settings.subject_dir, settings.journal_dir) / RESULTS
     return RunContext(
         journal=journal,
         workspace=workspace,
         trials=TrialQueue(opened.bus, opened.clock.leases_count),
-        proposers=_proposers(opened, publisher),
+        proposers=proposers,
         profile=opened.profile,
         rule=settings.rule,
         crash_reset=settings.crash_reset,
         claim_hours=settings.claim_hours,
-        goal=Goal(settings.experiments, settings.hours, settings.max_cost),
+        goal=opened.run.goal,
         project=lambda: write_whole(results, table.text().encode()),
         tick=ticker.tick,
         rest=ticker.rest,

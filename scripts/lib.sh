@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # Sets the paths that every script here needs.
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+root=$(CDPATH='' cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 venv=$(realpath -m "${OVERNIGHT_VENV:-$root/.venv}")
 export OVERNIGHT_VENV=$venv
 

@@ -15,24 +15,24 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.text import Text
 
 from researcher.config.settings import TABLE
+from researcher.errors import OvernightError
 from services import doctor
 from services.compose import ENGINE_AWAY, PROJECT, Container, Stack, StackError
 from services.doctor import Environment, Mode, Severity
 from services.doctor.engine import compose, reach
 from services.machine.gpus import state_folder
+from services.machine.installation import ROOT, Form, form
 from services.machine.state import State
+from services.run_commands import until_of
+from services.stack import end_action
 from services.stack.results import RESEARCHER, fetch
 from services.stack.up import UpOptions, bring_up, container_text, prepare, watch
-from trainer.jobs.environment import replace_unprintable
-
-ROOT = Path(__file__).resolve().parents[1]
-BAD_USE = 2
+from services.views.terminal import BAD_USE, print_error
+from trainer.jobs.environment import SHELL
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-replace_unprintable(sys.stdout, sys.stderr)
 console = Console(
     highlight=False, soft_wrap=True, markup=False, emoji=False
 )  # texts of candidates are shown as they are
@@ -42,16 +42,18 @@ Cpu = Annotated[bool, typer.Option("--cpu", help="Without a GPU.")]
 
 def main() -> None:
     """Run the command line; known errors become one sentence and exit code 2."""
+    if form() is Form.WHEEL:
+        _refuse("the containers need a clone of the repository, and this is a wheel; next: overnight run")
     try:
         app()
-    except StackError as error:
+    except OvernightError as error:
         _refuse(str(error))
     except ENGINE_AWAY as error:
         _refuse(f"the Docker engine does not answer any more ({error}); next: scripts/doctor")
 
 
 def _refuse(words: str) -> None:
-    console.print(Text.assemble(("overnight:", "bold red"), f" {words}"))
+    print_error(words)
     sys.exit(BAD_USE)
 
 
@@ -61,18 +63,19 @@ def up(
     experiments: Annotated[int | None, typer.Option(min=1, help=TABLE["EXPERIMENTS"].summary)] = None,
     hours: Annotated[float | None, typer.Option(min=0, help=TABLE["HOURS"].summary)] = None,
     max_cost: Annotated[float | None, typer.Option(min=0, help=TABLE["MAX_COST"].summary)] = None,
-    then: Annotated[str | None, typer.Option(help="Shell command to run here once the run has ended.")] = None,
-    detach: Annotated[bool, typer.Option("--detach", help="Return when all containers are healthy.")] = False,
+    until: Annotated[str | None, typer.Option(metavar="TIME, as 07:00", help=TABLE["UNTIL"].summary)] = None,
+    then: Annotated[str | None, typer.Option(help=end_action.HELP)] = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Return when the run is healthy.")] = False,
 ) -> None:
-    """Check, build, start, wait until all containers are healthy, and show the run. Running containers are left
-    alone."""
+    """Check, build, start, wait until redis, trainer and researcher are healthy, and show the run. Running containers
+    are left alone. The LLM may come later."""
     if detach and then is not None:
         raise StackError("--then waits for the end of the run", "leave --detach out, and use nohup or systemd-run")
-    limits = {"EXPERIMENTS": experiments, "HOURS": hours, "MAX_COST": max_cost}
+    limits = {"EXPERIMENTS": experiments, "HOURS": hours, "UNTIL": until_of(until), "MAX_COST": max_cost}
     options = UpOptions(
         mode=Mode.CPU if cpu else Mode.GPU,
         limits={name: str(value) for name, value in limits.items() if value is not None},
-        then=then,
+        then=None if then is None else end_action.checked(then, SHELL),
     )
     facts = _facts(options.limits)
     prepare(options, facts, console)

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import docker
 from docker.errors import DockerException
@@ -84,6 +84,39 @@ class Container:
 
 
 @dataclass(frozen=True)
+class ComposeProject:
+    """Compose files in a folder. `files` are options that name files; without them compose finds the files itself, so
+    that the settings are the same as those of a user's `docker compose up`.
+
+    `limits` are passed in the environment, which compose prefers to gpu.env.
+    """
+
+    folder: Path
+    files: Sequence[str]
+    limits: Mapping[str, str]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment of `docker compose`: the settings of the shell that compose reads, and the limits."""
+        return environment(Program.DOCKER, {**compose_settings(os.environ), **self.limits})
+
+    def services(self) -> list[str]:
+        """Return the names of the enabled services. Raises StackError if compose refuses the files."""
+        answer = subprocess.run(
+            ["docker", "compose", *self.files, "config", "--services"],
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            encoding="utf-8",
+            check=False,
+        )
+        if answer.returncode != 0:
+            last = (answer.stderr.strip().splitlines() or ["it says nothing"])[-1]
+            raise StackError(f"compose refuses its files: {last}", "git diff compose.yaml services/compose.cpu.yaml")
+        return sorted(answer.stdout.split())
+
+
+@dataclass(frozen=True)
 class Stack:
     """A compose project on an engine, whether containers of it are up or not."""
 
@@ -113,14 +146,27 @@ class Stack:
         found = self.engine.volumes.list(filters={"label": f"{LABEL}.project={self.project}"})
         return sorted(each.attrs["Labels"][f"{LABEL}.volume"] for each in found)
 
-    def up(self, folder: Path, files: Sequence[str], limits: Mapping[str, str]) -> int:
-        """Run `docker compose up` in a folder and show its progress; return the exit code. `files` are options that
-        name files.
+    def up(self, project: ComposeProject, services: Sequence[str]) -> int:
+        """Run `docker compose up` for some services and for those that they depend on, show its progress and wait until
+        they are healthy; return the exit code."""
+        return _compose(*project.files, "up", "--detach", "--wait", "--build", *services, project=project)
 
-        Without `files` the command is the same as a user's `docker compose up`, so both result in the same settings.
-        `limits` are passed in the environment, which compose prefers to gpu.env.
+    def start_beside(
+        self, project: ComposeProject, services: Sequence[str], output: IO[bytes]
+    ) -> subprocess.Popen[bytes]:
+        """Start the same for services that nothing waits for, without those that they depend on; return the process.
+
+        It writes to `output` and has a session of its own, so that neither Ctrl-C nor the end of this process stops it.
         """
-        return _compose(*files, "up", "--detach", "--wait", "--build", folder=folder, more=limits)
+        return subprocess.Popen(
+            ["docker", "compose", *project.files, "up", "--detach", "--no-deps", *services],
+            cwd=project.folder,
+            env=project.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
 
     def execute(self, service: str, *command: str, terminal: bool) -> int:
         """Run a command in a service, on this terminal or for a pipe; return its exit code, or 1 if compose itself
@@ -146,7 +192,8 @@ class Stack:
         return self._by_name("down")
 
     def _by_name(self, *arguments: str) -> int:
-        return _compose("-p", self.project, *arguments, folder=NO_COMPOSE_FILE, more={"COMPOSE_FILE": ""})
+        nowhere = ComposeProject(NO_COMPOSE_FILE, (), {"COMPOSE_FILE": ""})
+        return _compose("-p", self.project, *arguments, project=nowhere)
 
 
 def container_of(facts: Mapping[str, Any]) -> Container:
@@ -173,10 +220,7 @@ def _time(text: str) -> datetime:
     return datetime.fromisoformat(text).astimezone(UTC)
 
 
-def _compose(*arguments: str, folder: Path, more: Mapping[str, str]) -> int:
+def _compose(*arguments: str, project: ComposeProject) -> int:
     return subprocess.run(
-        ["docker", "compose", *arguments],
-        cwd=folder,
-        env=environment(Program.DOCKER, {**compose_settings(os.environ), **more}),
-        check=False,
+        ["docker", "compose", *arguments], cwd=project.folder, env=project.environment, check=False
     ).returncode

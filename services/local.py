@@ -8,21 +8,28 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from pydantic import ValidationError
 from rich.console import Console
 
 from researcher.config.rules import asks_llm
-from researcher.config.setting import Reader, Source
-from researcher.config.settings import TABLE
+from researcher.config.setting import EndpointModelForm, Reader, SettingFault, Source
+from researcher.config.settings import TABLE, Settings, faults
+from researcher.decision.cost import cost_of
+from researcher.decision.goal import exceeded, moment_text
+from researcher.errors import OvernightError
 from researcher.journal.database import WriterLock
 from researcher.journal.reader import JournalReader
 from services.adopt.adopt import settle_data
 from services.machine.gpus import machine_profile, require_gpu
+from services.machine.installation import require
 from services.machine.model import warn_if_missing
 from services.machine.state import RunConfig, State
 from services.machine.subject import settle_subject
@@ -39,7 +46,7 @@ STOP_GRACE_S = 20.0
 FINISHED, REFUSED = 0, 2
 STOPPED = 130
 # These names are so common that in a shell they may mean something else; local mode takes them as options only.
-ASKED_BY_OPTION = ("EXPERIMENTS", "HOURS", "MAX_COST", "SEED", "TAG")
+ASKED_BY_OPTION = ("EXPERIMENTS", "HOURS", "MAX_COST", "SEED", "TAG", "UNTIL")
 # The settings that a state folder remembers; `RunConfig` holds the others.
 REMEMBERED = [
     key
@@ -48,6 +55,10 @@ REMEMBERED = [
     and row.source is not Source.STARTER
     and key not in ("PROFILE", "BUDGET", "SUBJECT_DIR")
 ]
+
+
+class OptionRefused(OvernightError):
+    """An option, or a setting of the environment, cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +78,11 @@ class RunOptions:
 
 
 def run_local(state: State, options: RunOptions, console: Console) -> int:
-    """Run until the goal, a stop or Ctrl-C. Returns the exit code, which is 130 after a signal, also in the set-up."""
+    """Run until the goal, a stop or Ctrl-C. Returns the exit code, which is 130 after a signal, also in the set-up.
+
+    Raises PackageMissing without torch.
+    """
+    require("torch")
     _stop_like_ctrl_c()
     try:
         return _set_up_and_run(state, options, console)
@@ -77,6 +92,8 @@ def run_local(state: State, options: RunOptions, console: Console) -> int:
 
 
 def _set_up_and_run(state: State, options: RunOptions, console: Console) -> int:
+    settings = state.settled(given_settings(os.environ, options.researcher))
+    _refuse_what_has_passed(state, check_options(state, options, settings.values))
     choices = state.resolve(
         profile=options.profile,
         budget=options.budget,
@@ -85,7 +102,6 @@ def _set_up_and_run(state: State, options: RunOptions, console: Console) -> int:
         detect=lambda: machine_profile(os.environ, console.print),
     )
     profile = choices.trial_profile()
-    settings = state.settled(given_settings(os.environ, options.researcher))
     for change in settings.changes:
         console.print(change, soft_wrap=True)
     lock = _lock(state)
@@ -112,6 +128,56 @@ def given_settings(shell: Mapping[str, str], options: Mapping[str, str]) -> dict
     }
 
 
+def check_options(state: State, options: RunOptions, settings: Mapping[str, str]) -> Settings:
+    """Return the settings that the researcher will read. Raises OptionRefused for a bad one, before anything starts."""
+    refused = [fault for key, text in settings.items() if (fault := _fault_of(key, text)) is not None]
+    if refused:
+        raise _refusal(refused)
+    given: dict[str, Any] = {name.lower(): None for name in ASKED_BY_OPTION}
+    given |= {name.lower(): value for name, value in settings.items()}
+    given |= {"redis_url": "redis://", "journal_dir": state.journal, "data_dir": state.data}
+    given |= {"subject_dir": state.subject, "profile": options.profile or "cpu", "budget": options.budget}
+    given |= dict.fromkeys(("user_repository", "redis_password_file", "own_constants"))
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        raise _refusal(faults(error)) from error
+
+
+def _fault_of(key: str, text: str) -> SettingFault | None:
+    form = EndpointModelForm if key == "MODEL" else TABLE[key].written  # not every model is Ollama's
+    return replace(TABLE[key], written=form).fault_of(text)
+
+
+def _refusal(found: Iterable[SettingFault]) -> OptionRefused:
+    """Return the error that names the options instead of their keys."""
+    named = re.compile(rf"\b({'|'.join([*REMEMBERED, 'BUDGET'])})\b(=?)")
+    return OptionRefused(named.sub(_as_option, ". ".join(map(str, found))), "nothing was started")
+
+
+def _as_option(key: re.Match[str]) -> str:
+    return f"--{key[1].lower().replace('_', '-')}{' ' if key[2] else ''}"
+
+
+def _refuse_what_has_passed(state: State, settings: Settings) -> None:
+    """Raise OptionRefused if a limit of a run that has begun has passed."""
+    if not state.has_begun:
+        return
+    with JournalReader(state.journal) as history:
+        run = history.run()
+        if run is None:
+            return
+        experiments, trials = history.experiments(), history.trials()
+    priced, at = replace(run, prices=settings.prices()), time.time()
+    over = exceeded(settings.goal(run.created_at), cost_of(priced, experiments, trials, at - run.created_at), at)
+    if over is not None:
+        raise OptionRefused(
+            f"the limit of this run has passed: {over}; hours and cost count from its first start, "
+            f"{moment_text(run.created_at)}",
+            "name the end with --until, or more --hours or --max-cost",
+        )
+
+
 def _stop_like_ctrl_c() -> None:
     """Make `kill` and a closed terminal stop as cleanly as Ctrl-C; under nohup a closed terminal stops nothing."""
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -136,18 +202,16 @@ def _watch_run(
     profile, before = choices.trial_profile(), state.settings()
     children = [_trainer(state, options, server), _researcher(state, choices, settings, server)]
     children += [_dry_run_worker(state, options, server)] if asks_llm(settings) else []
-    goal = int(settings["EXPERIMENTS"]) if "EXPERIMENTS" in settings else None
     state.remember(settings)
     bus = RedisClient(connect(server.url, password=server.password, patient=False))
-    began = time.monotonic()
     with ProcessSupervisor(children, grace_s=STOP_GRACE_S) as supervisor:
-        watched = Watched(state, profile, bus, goal, lambda: _keep_alive(server, supervisor))
+        watched = Watched(state, profile, bus, lambda: _keep_alive(server, supervisor))
         code = watch(watched, console)
     if code == REFUSED:
         state.remember(before)
     else:
         with JournalReader(state.journal) as history:
-            summary(history, profile, state.subject, time.monotonic() - began, console, state.user_repository(choices))
+            summary(history, profile, state.subject, console, state.user_repository(choices))
     return code
 
 

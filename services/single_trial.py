@@ -12,6 +12,7 @@ from rich.progress import Progress as Bars
 from researcher.files import read_text
 from services.adopt.adopt import settle_data
 from services.machine.gpus import machine_profile, require_gpu
+from services.machine.installation import require
 from services.machine.state import State, StateError
 from services.machine.subject import render_subject
 from services.views.client import ClientError, is_running
@@ -23,7 +24,9 @@ from trainer.trial.trial import run_trial
 
 
 def run_single_trial(state: State, file: Path, seed: int, profile_name: str | None, console: Console) -> int:
-    """Score `file` as a trial of a run would be scored. Returns 0 if it got a score, else 1."""
+    """Score `file` as a trial of a run would be scored. Returns 0 if it got a score, else 1. Raises PackageMissing
+    without torch."""
+    require("torch")
     if is_running(state):
         raise ClientError(
             "a run is going on here and would share the machine", "put the file into it: `overnight submit`"

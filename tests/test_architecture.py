@@ -55,6 +55,7 @@ LAYERS = {
         ("services.doctor", "services.adopt"),
         ("services.stack", "services.researcher", "services.trainer"),
         ("services.local", "services.single_trial"),
+        ("services.run_commands",),
         ("services.cli", "services.__main__"),
     ),
 }
@@ -68,6 +69,7 @@ NAMES_HELD_OUT = {
     "researcher/decision/__init__.py",
     "researcher/decision/heldout.py",
     "researcher/journal/migrations/001.sql",
+    "researcher/report/document.py",
     "researcher/report/snapshot.py",
     "researcher/report/view.py",
 }
@@ -170,6 +172,12 @@ def test_contract_imports_neither_torch_nor_numpy() -> None:
 
 def test_importing_the_contract_loads_neither_torch_nor_numpy_through_others() -> None:
     assert loaded_by(["trainer.jobs"]) & {"torch", "numpy"} == set()
+
+
+def test_what_shows_and_steers_a_run_loads_nothing_that_takes_long() -> None:
+    slow = {"git", "httpx", "matplotlib", "numpy", "optuna", "pydantic_settings", "rich.syntax", "torch"}
+
+    assert loaded_by(["services.cli"]) & slow == set()
 
 
 def test_importing_all_of_the_researcher_loads_no_torch_through_others() -> None:
@@ -308,7 +316,7 @@ def test_the_docstring_of_a_folder_names_its_modules() -> None:
 @pytest.mark.parametrize("package", PACKAGES)
 def test_a_package_opens_with_few_entries(package: str) -> None:
     listing = subprocess.run(["git", "ls-files", package], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    entries = {Path(name).parts[1] for name in listing.splitlines()}
+    entries = {Path(name).parts[1] for name in listing.splitlines()} - {"py.typed"}
 
     assert len(entries) <= ENTRIES_CAP
     assert len([name for name in entries if name.endswith(".py")]) <= MODULES_CAP

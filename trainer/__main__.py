@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -80,7 +81,7 @@ def _work(arguments: list[str] | None) -> int:
         config, name, options.redis, password, options.profile, lambda: job.refused, no_user, role
     )
     configure(worker_state)
-    heartbeat = worker_state.heartbeat()
+    heartbeat = replace(worker_state.heartbeat(), file=options.heartbeat_file)
     try:
         _look_for_server(heartbeat.connection)
         connection = connect(options.redis, password=password)
@@ -148,6 +149,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--trials", type=Path, metavar="DIR", help="results, kept; a dry-run worker has none")
     parser.add_argument("--work", required=True, type=Path, metavar="DIR", help="work folders, wiped; not shared")
     parser.add_argument("--name", help="this worker's name; default: trainer-HOST-PID or dry-run-worker-HOST-PID")
+    parser.add_argument("--heartbeat-file", type=Path, metavar="FILE", help="written at each beat, for a health check")
     parser.add_argument("--single-host", action="store_true", help="researcher and trainer share a clock: short lease")
     parser.add_argument("--profile", choices=sorted(PROFILES), help="shown in Redis: what this trainer's GPU fits")
     parser.add_argument("--vram-cap-mib", type=_vram_cap, metavar="N", help="no trial gets more of the GPU's memory")

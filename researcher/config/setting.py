@@ -10,12 +10,13 @@ import ast
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from enum import Enum, Flag, StrEnum, auto
 from functools import cached_property
 from itertools import pairwise
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from researcher.errors import BadValue
@@ -205,6 +206,15 @@ Share = Annotated[float, Field(ge=0, le=1), Written(_NUMBER, "a share from 0 to 
 Limit = Annotated[float, _ABOVE_ZERO, Written(_NUMBER, "a number above 0", "8")]
 Seconds = Annotated[float, _ABOVE_ZERO, Written(_NUMBER, "a number of seconds above 0", "300")]
 Hours = Annotated[float, _ABOVE_ZERO, Written(_NUMBER, "a number of hours above 0", "2")]
+Moment = Annotated[
+    datetime,
+    AfterValidator(lambda moment: moment.astimezone()),
+    Written(
+        r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d)?([+-]\d\d:\d\d|Z)?",
+        "a date with a time, in local time or with a zone",
+        "2027-01-31T07:00+01:00",
+    ),
+]
 Price = Annotated[float, Field(ge=0, allow_inf_nan=False), Written(_NUMBER, "a number of at least 0", "3")]
 GpuForm = Written(r"(GPU|MIG)-[0-9a-fA-F][0-9a-fA-F/-]+", "a GPU as `nvidia-smi -L` names it", "GPU-5fd4f087-86f3")
 UserForm = Written(r"[1-9]\d{0,8}:[1-9]\d{0,8}", "uid:gid in numbers, neither of them 0", "1000:1000")
@@ -219,3 +229,18 @@ PackagesForm = Written(
 )
 KeyFileForm = Written(_PLACE, "a file that begins with /, ./, ../ or ~/", "/srv/llm.key")
 AddressForm = Written(r"https?://[^\s$@]+", "an address that begins with http:// or https://", "https://llm.example/v1")
+
+
+def moment_of(text: str, now: datetime) -> datetime:
+    """Return the moment that a user names: a time of the day such as 07:00, which is the next one after `now`, or a
+    date with a time. Raises ValueError for other text and for a moment that has passed."""
+    try:
+        if (clock := re.fullmatch(r"([01]?\d|2[0-3]):([0-5]\d)", text.strip())) is not None:
+            today = now.astimezone().replace(hour=int(clock[1]), minute=int(clock[2]), second=0, microsecond=0)
+            return today if today > now else today + timedelta(days=1)
+        moment = datetime.fromisoformat(text.strip()).astimezone()
+    except ValueError:
+        raise ValueError(f"{text!r} is no time; write for example 07:00, or 2027-01-31T07:00") from None
+    if moment <= now:
+        raise ValueError(f"{text} has passed; write for example 07:00 for the next morning")
+    return moment

@@ -29,6 +29,7 @@ from researcher.config.setting import (
     KeyFileForm,
     Limit,
     Mib,
+    Moment,
     OllamaModelForm,
     PackagesForm,
     Price,
@@ -46,6 +47,7 @@ from researcher.config.setting import (
 )
 from researcher.decision.rules import CLAIM_HOURS, CrashReset, Rule
 from researcher.files import read_text
+from researcher.journal.records import Goal, Prices
 from researcher.llm.backends import DEFAULT_BACKEND, IN_CONTAINERS, LlmBackend, backend_named
 from researcher.llm.client import LlmOptions, Think
 from researcher.llm.gpu_memory_split import Placement, placement_for
@@ -118,10 +120,14 @@ class Settings(BaseSettings):
     experiments: Annotated[Count | None, _RESEARCHER | _COMPOSE] = None
     """End the run after this many measured experiments. Default: no limit, the run continues until you stop it."""
     hours: Annotated[Limit | None, _RESEARCHER | _COMPOSE] = None
-    """End the run after this many hours of trials and LLM answers. Default: no limit. The limit that is reached first
-    ends the run."""
+    """End the run this many hours after its first start, the final confirmation included. Default: no limit. The limit
+    that is reached first ends the run."""
+    until: Annotated[Moment | None, _RESEARCHER | _COMPOSE] = None
+    """End the run at this date and time, the final confirmation included. Default: no limit. Without a zone the time
+    is that of the container, often UTC; `scripts/up --until 07:00` takes the time of your machine."""
     max_cost: Annotated[Limit | None, _RESEARCHER | _COMPOSE] = None
-    """End the run at this cost, in the currency of PRICE_PER_HOUR, which must be set, too. Default: no limit."""
+    """End the run at this cost, the final confirmation included, in the currency of PRICE_PER_HOUR, which must be set,
+    too. Default: no limit."""
     openai_api_key_file: Annotated[Path | None, KeyFileForm, _RESEARCHER | _SERVICES | _COMPOSE] = None
     """With LLM=openai: file with the endpoint's key, readable by RESEARCHER_USER: /..., ./..., ../... or ~/... Default:
     no key."""
@@ -180,7 +186,8 @@ class Settings(BaseSettings):
     openai_price_out: Annotated[Price | None, _RESEARCHER] = None
     """Price of a million answer tokens at that endpoint, in the same currency."""
     price_per_hour: Annotated[Price | None, _RESEARCHER] = None
-    """Price of an hour of this machine, in any currency, for the summary and for MAX_COST."""
+    """Price of an hour of this machine, in any currency, for the summary and for MAX_COST. It counts from the first
+    start of the run, also in pauses."""
     escalate_model: Annotated[str | None, EndpointModelForm, _RESEARCHER] = None
     """Model of the stronger LLM, as its endpoint names it."""
     escalate_price_in: Annotated[Limit | None, _RESEARCHER] = None
@@ -214,6 +221,16 @@ class Settings(BaseSettings):
         if found := tuple(conflicts(held)):
             raise Disagreement(found)
         return self
+
+    def goal(self, began: float) -> Goal:
+        """Return the limits of a run that began at `began`, in seconds since the epoch."""
+        ends = [] if self.hours is None else [began + self.hours * 3600]
+        ends += [] if self.until is None else [self.until.timestamp()]
+        return Goal(self.experiments, min(ends, default=None), self.max_cost)
+
+    def prices(self) -> Prices:
+        """Return the prices of this machine and of a local LLM's tokens."""
+        return Prices(self.price_per_hour, self.price_per_mtoken)
 
     @property
     def backend(self) -> LlmBackend:

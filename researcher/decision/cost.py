@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from researcher.journal.records import Experiment, Run, Trial
@@ -10,9 +11,9 @@ from researcher.source.proposal import LlmCost
 
 @dataclass(frozen=True)
 class Cost:
-    """The time, tokens and money that a run has used.
+    """The seconds of trials and of LLM answers, the tokens, and the money that a run has used.
 
-    An hour of trials and an hour of LLM answers cost the same. `money` is None if no price is known.
+    `money` is the price of the machine and of paid tokens, or None if no price is known.
     """
 
     trial_s: float
@@ -26,14 +27,17 @@ class Cost:
         return (self.trial_s + self.llm_s) / 3600
 
 
-def cost_of(run: Run, experiments: list[Experiment], trials: list[Trial]) -> Cost:
-    """Sum up the cost of a run so far. Lost attempts are not included, because nothing measured their time."""
+def cost_of(run: Run, experiments: Sequence[Experiment], trials: Sequence[Trial], machine_s: float) -> Cost:
+    """Sum up the cost of a run. The machine costs money for `machine_s` seconds of wall time, at work or not.
+
+    The seconds of trials do not include lost attempts, because nothing measured their time.
+    """
     costs = [item.cost for item in experiments if item.cost is not None]
     unbilled = [cost for cost in costs if cost.money is None]
     took = Cost(sum(trial.wall_s or 0.0 for trial in trials), sum(cost.seconds for cost in costs), _tokens(costs), None)
     prices = run.prices
     parts = [
-        None if prices.per_hour is None else prices.per_hour * took.hours,
+        None if prices.per_hour is None else prices.per_hour * machine_s / 3600,
         None if prices.per_mtoken is None else prices.per_mtoken * _tokens(unbilled) / 1e6,
         *(cost.money for cost in costs),
     ]

@@ -25,6 +25,7 @@ from researcher.journal.records import (
     ConfirmationVerdict,
     Decision,
     Experiment,
+    Goal,
     PaidCall,
     Pause,
     PauseCause,
@@ -64,7 +65,7 @@ class WriterLock:
 
     def sign(self, pid: int) -> None:
         """Write the process id into the lock file, for the error message of a second researcher."""
-        self._path.write_text(str(pid))
+        self._path.write_text(str(pid), encoding="ascii")
 
     def release(self) -> None:
         """Release the lock. The end of the process does the same."""
@@ -81,19 +82,29 @@ def open_database(folder: Path, *, read_only: bool) -> sqlite3.Connection:
         if not path.exists():
             raise JournalError(f"no journal in {folder}; nothing has run there yet")
         database = _open_for_reading(path)
-        if database.execute("PRAGMA user_version").fetchone() == (0,):
-            database.close()
-            raise JournalError(f"the journal in {folder} is just being made; try again")
+        with _closed_on_error(database):
+            if database.execute("PRAGMA user_version").fetchone() == (0,):
+                raise JournalError(f"the journal in {folder} is just being made; try again")
     else:
         folder.mkdir(parents=True, exist_ok=True)
         database = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)
-        _require_sound(database, folder)
-        database.execute("PRAGMA journal_mode = WAL")
-        database.execute("PRAGMA synchronous = FULL")
-        database.execute("PRAGMA foreign_keys = ON")
-        _migrate(database, path)
+        with _closed_on_error(database):
+            _require_sound(database, folder)
+            database.execute("PRAGMA journal_mode = WAL")
+            database.execute("PRAGMA synchronous = FULL")
+            database.execute("PRAGMA foreign_keys = ON")
+            _migrate(database, path)
     database.row_factory = sqlite3.Row
     return database
+
+
+@contextmanager
+def _closed_on_error(database: sqlite3.Connection) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        database.close()
+        raise
 
 
 def _open_for_reading(path: Path) -> sqlite3.Connection:
@@ -104,7 +115,8 @@ def _open_for_reading(path: Path) -> sqlite3.Connection:
     """
     try:
         database = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=BUSY_S)
-        database.execute("PRAGMA user_version")
+        with _closed_on_error(database):
+            database.execute("PRAGMA user_version")
     except sqlite3.OperationalError:
         if path.with_name(f"{path.name}-wal").exists():
             raise
@@ -193,6 +205,8 @@ def run_of(row: sqlite3.Row) -> Run:
     values = _plain(row, Run)
     values["pause"] = _pause_of(row)
     values["prices"] = Prices(row["price_per_hour"], row["price_per_mtoken"])
+    if "goal_until" in row.keys():  # noqa: SIM118 - a Row iterates over values; an older journal has no such columns
+        values["goal"] = Goal(row["goal_experiments"], row["goal_until"], row["goal_max_cost"])
     return Run(**values)
 
 

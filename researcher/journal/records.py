@@ -104,6 +104,19 @@ class Prices:
 
 
 @dataclass(frozen=True)
+class Goal:
+    """The limits that end a run; the first limit reached ends it, and None is no limit.
+
+    They count over the whole run and include the final confirmation: measured experiments, a moment in seconds since
+    the epoch, and money in the user's currency.
+    """
+
+    experiments: int | None = None
+    until: float | None = None
+    max_cost: float | None = None
+
+
+@dataclass(frozen=True)
 class Run:
     """A sequence of experiments on one branch. `incumbent` and `confirmed` are experiment ids."""
 
@@ -123,6 +136,8 @@ class Run:
     ended: str | None = None  # why the run is over; None while it continues, and in an older journal
     going_since: float | None = None  # the last start, or the end of the last pause
     seed_key: str | None = None  # the secret key for the seeds of trials; None in an older journal
+    goal: Goal = Goal()  # the limits of the last start
+    ended_at: float | None = None  # when the run ended; None while it continues, and in an older journal
 
     @property
     def paused_by_user(self) -> bool:

@@ -7,7 +7,7 @@ JournalError and changes nothing. So each step can be repeated after a crash, an
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from researcher.journal.records import (
     ConfirmationVerdict,
     Decision,
     Experiment,
+    Goal,
     Pause,
     Prices,
     Request,
@@ -88,11 +89,20 @@ class Journal(JournalReader):
 
     def begin(self, run: Run, at: float) -> None:
         """Record a start of the researcher. An ended run continues."""
-        self._change("UPDATE run SET ended = NULL, going_since = ? WHERE id = ?", at, run.id)
+        self._change("UPDATE run SET ended = NULL, ended_at = NULL, going_since = ? WHERE id = ?", at, run.id)
 
-    def end(self, run: Run, reason: str) -> None:
+    def limit(self, run: Run, goal: Goal) -> Run:
+        """Record the limits of this start."""
+        self._change(
+            "UPDATE run SET goal_experiments = ?, goal_until = ?, goal_max_cost = ? WHERE id = ?",
+            *astuple(goal),
+            run.id,
+        )
+        return replace(run, goal=goal)
+
+    def end(self, run: Run, reason: str, at: float) -> None:
         """Record that the goal is reached."""
-        self._change("UPDATE run SET ended = ? WHERE id = ?", reason, run.id)
+        self._change("UPDATE run SET ended = ?, ended_at = ? WHERE id = ?", reason, at, run.id)
 
     # Steps of an experiment
 
@@ -222,11 +232,8 @@ class Journal(JournalReader):
         return self.trial(trial.id)
 
     def set_aside(self, trial: Trial, accident: str, *, failed: bool) -> Trial:
-        """Set a measurement aside and start another attempt with the same seed.
-
-        `accident` describes the possible accident, or the failure if code that ran before `failed` for the first time
-        in a row.
-        """
+        """Set a measurement aside and start another attempt with the same seed. `accident` describes the possible
+        accident, or the failure if code that ran before `failed` for the first time in a row."""
         self._change(
             "UPDATE trial SET attempt = attempt + 1, repeats = repeats + 1, failed = failed + ?1,"
             " disturbed = disturbed + 1 - ?1, accident = ?2 WHERE id = ?3 AND attempt = ?4 AND state = 'queued'",
@@ -235,10 +242,8 @@ class Journal(JournalReader):
         return self.trial(trial.id)
 
     def measure_again(self, trial: Trial) -> Trial:
-        """Drop the result of a finished trial after an infrastructure failure, and start another attempt.
-
-        Only the newest trial can be measured again, because readers keep all earlier ones in memory.
-        """
+        """Drop the result of the newest trial after an infrastructure failure, and start another attempt. Readers keep
+        all earlier trials in memory, so that none of them can be measured again."""
         self._change(
             "UPDATE trial SET state = 'queued', attempt = attempt + 1, faults = 0, outcome = NULL, reason = NULL,"
             f" result = NULL, finished_at = NULL, {', '.join(f'{name} = NULL' for name in MEASURED)},"
@@ -249,10 +254,7 @@ class Journal(JournalReader):
         return self.trial(trial.id)
 
     def finish_trial(self, trial: Trial, result: TrialResult, at: float, machine: str | None = None) -> Trial:
-        """Record the result of the current attempt.
-
-        `machine` describes an unusual speed that did not lead to another repeat.
-        """
+        """Record the result of the current attempt. `machine` describes an unusual speed without another repeat."""
         self._change(
             "UPDATE trial SET state = 'finished', outcome = ?, reason = ?, result = ?, finished_at = ?,"
             f" {', '.join(f'{name} = ?' for name in MEASURED)}, differed = differed + ?,"

@@ -9,6 +9,8 @@ the client asks nothing for that time, at most `LONGEST_REST_S`.
 from __future__ import annotations
 
 import asyncio
+import codecs
+import json
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -39,12 +41,13 @@ from researcher.llm.stream import (
 
 LOOK_S = 2.0
 LONGEST_REST_S = 600.0
-_OPTIONAL = ("max_tokens", "temperature", "seed", "stream_options", "response_format")
+_OPTIONAL = ("max_tokens", "temperature", "seed", "stream_options", "response_format", "return_progress")
 _NO_CREDIT = re.compile(r"insufficient_quota|exceeded your current quota|credit balance|billing", re.IGNORECASE)
 # Reasons for the end of an answer: the protocol's, and those that other servers and gateways pass on.
-_COMPLETE = ("stop", "eos", "eos_token", "stop_sequence", "end_turn")
+_COMPLETE = ("stop", "stop_sequence", "eos", "eos_token", "end_turn", "end_of_turn", "completed", "finish_reason_stop")
 _CUT = ("length", "max_tokens", "max_new_tokens", "model_length", "model_context_window_exceeded")
 _WITHHELD = ("content_filter", "refusal", "safety", "sensitive", "recitation", "prohibited_content", "blocklist")
+_OF_THOUGHTS = re.compile("think|thought|reason|analysis")
 _OF_THE_QUESTION = (
     httpx.codes.BAD_REQUEST,
     httpx.codes.REQUEST_ENTITY_TOO_LARGE,
@@ -120,8 +123,9 @@ class OpenAiClient:
         self.answer_tokens = settings.num_predict
         self._clock = clock
         self._resting_until = 0.0
-        self._refused: set[str] = set()
         self._stream = _Stream(self.url, self.model)
+        # llama.cpp tells how much it has read. Its address is seldom https, and a paid endpoint's always is.
+        self._refused = set() if self.url.startswith("http://") else {"return_progress"}
         self._trust_env = urlsplit(self.url).hostname not in _LOOPBACK  # no proxy for this machine's own address
 
     def progress(self) -> str:
@@ -205,6 +209,7 @@ class OpenAiClient:
             "max_tokens": answer_tokens,
             "stream": True,
             "stream_options": {"include_usage": True},
+            "return_progress": True,
         }
         if sampling is not None:
             question |= {"temperature": self.settings.temperature + sampling.warmer, "seed": sampling.seed}
@@ -226,6 +231,9 @@ class OpenAiClient:
         if response.status_code not in _OF_THE_QUESTION or TOO_LONG.search(message):
             return False
         refused = next((name for name in _OPTIONAL if name in form and re.search(rf"\b{name}\b", message)), None)
+        is_too_large = response.status_code == httpx.codes.REQUEST_ENTITY_TOO_LARGE
+        if refused is None and "return_progress" in form and not is_too_large:
+            refused = "return_progress"  # the only field that not every server knows, and it may not be named
         if refused is not None:
             self._refused.add(refused)
         return refused is not None
@@ -293,13 +301,19 @@ class _Stream(Stream):
         parsed = self.parsed(event)
         if isinstance(usage := parsed.get("usage"), dict):
             self.usage = usage
+        match parsed.get("prompt_progress"):
+            case {"processed": int(read), "total": int(total)}:
+                self.read = f", {read} of {total} tokens"
         choices = parsed.get("choices")
         choice = choices[0] if isinstance(choices, list) and choices else None
         if not isinstance(choice, dict):
             return
         self.raise_error(choice)
         self.finish = choice.get("finish_reason") or self.finish
-        said = choice.get("delta") or (None if self.text else choice.get("message"))
+        said = choice.get("delta")
+        if not said and not any(self.text):  # the whole answer, in an object or in the older form of the protocol
+            said = choice.get("message") or {"content": choice.get("text")}
+            self.is_done = bool(choice.get("message"))
         if isinstance(said, dict):
             text, thoughts = _text_and_thoughts(said.get("content") or said.get("refusal"))
             fields = (_plain_text(said.get(name)) for name in ("reasoning_content", "reasoning", "thinking"))
@@ -319,15 +333,18 @@ class _Stream(Stream):
 
 
 def _text_and_thoughts(content: object) -> tuple[str, str]:
-    """Return the text and the reasoning of a message's content: a text, or a list of typed parts."""
-    if not isinstance(content, list):
-        return str(content or ""), ""
+    """Return the text and the reasoning of a message's content: a text, or one or more parts with a type."""
     texts: list[str] = []
     thoughts: list[str] = []
-    for part in content:
-        kind = str(part.get("type", "")) if isinstance(part, dict) else ""
-        (thoughts if re.search("think|reason", kind) else texts).append(_plain_text(part))
+    for part in content if isinstance(content, list) else [content]:
+        (thoughts if isinstance(part, dict) and _is_thought(part) else texts).append(_plain_text(part))
     return "".join(texts), "".join(thoughts)
+
+
+def _is_thought(part: Mapping[str, Any]) -> bool:
+    """Return True for a part of reasoning, by its type, by Google's flag, or by its only field."""
+    named = _OF_THOUGHTS.search(str(part.get("type", "")))
+    return bool(named or part.get("thought")) or ("text" not in part and any(map(_OF_THOUGHTS.search, part)))
 
 
 def _plain_text(part: object) -> str:
@@ -335,18 +352,24 @@ def _plain_text(part: object) -> str:
     if isinstance(part, list):
         return "".join(map(_plain_text, part))
     if isinstance(part, dict):
-        inner = (part.get(name) for name in ("text", "thinking", "reasoning", "summary", "content"))
+        inner = (part.get(name) for name in ("text", "value", "thinking", "reasoning", "summary", "content"))
         return _plain_text(next(filter(None, inner), ""))
     return str(part or "")
 
 
 async def _events(response: httpx.Response, stream: Stream) -> AsyncIterator[bytes]:
-    """Yield the data of each event, or of a whole body of plain JSON. Comments only show that the server is alive."""
+    """Yield the data of each event, or plain JSON: each line that is an object, or the whole body.
+
+    Comments only show that the server is alive.
+    """
     body: list[bytes] = []
-    async for line in whole_lines(response):
+    async for received in whole_lines(response):
+        line = received.removeprefix(codecs.BOM_UTF8)
         stream.hear(line)
         name, _, data = line.strip().partition(b":")
-        if body or line.lstrip().startswith(b"{"):
+        if not body and _is_object(line):
+            yield line
+        elif body or line.lstrip().startswith(b"{"):
             body.append(line)
         elif name in (b"data", b"error"):
             yield data.strip()
@@ -355,6 +378,13 @@ async def _events(response: httpx.Response, stream: Stream) -> AsyncIterator[byt
             raise LlmServerFault(f"line {stream.lines} of the answer is no event: {line[:200]!r}")
     if body:
         yield b"\n".join(body)
+
+
+def _is_object(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _error_in(seen: httpx.Response) -> str | None:

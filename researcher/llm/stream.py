@@ -57,6 +57,7 @@ class Stream:
     text: list[str] = field(default_factory=list)
     thoughts: list[str] = field(default_factory=list)
     speaks_since: float | None = None
+    read: str = ""  # how much of the question the server has read, if it tells
 
     def add(self, text: object, thoughts: object) -> None:
         """Add a piece of the answer, either part of which may be missing."""
@@ -66,9 +67,9 @@ class Stream:
         self.thoughts.append(str(thoughts or ""))
 
     def progress(self) -> str:
-        """Describe how long the server has read, or answered, and how much came."""
+        """Describe how long the server has read, or answered, and how much of it is done."""
         if self.speaks_since is None:
-            return f"reading the question for {time.monotonic() - self.started:.0f} s"
+            return f"reading the question for {time.monotonic() - self.started:.0f} s{self.read}"
         pieces = sum(map(bool, (*self.text, *self.thoughts)))
         return f"answering for {time.monotonic() - self.speaks_since:.0f} s, {pieces} pieces came"
 
@@ -93,7 +94,7 @@ class Stream:
 
     def raise_error(self, found: dict[str, Any]) -> None:
         """Raise LlmServerFault for an object that is, or contains, a server's error; PromptTooLong if that says so."""
-        is_error = found.get("object") == "error" or ("message" in found and "code" in found)
+        is_error = "error" in (found.get("object"), found.get("type")) or ("message" in found and "code" in found)
         if is_error or found.get("error") is not None:
             kind = PromptTooLong if TOO_LONG.search(error_message(found)) else LlmServerFault
             raise kind(f"the server broke off with: {error_message(found)}")

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 from researcher.backoff import Backoff
 from researcher.decision.cost import Cost, cost_of
+from researcher.decision.goal import Standing, exceeded, reached, standing_of
 from researcher.decision.lost_trials import (
     accident_of,
     doubtful_failure,
@@ -26,7 +27,8 @@ from researcher.decision.lost_trials import (
 from researcher.decision.machine_speed import REFERENCE_TRIALS, REPEATS_LIMIT, judged_all_the_same, machine_differed
 from researcher.decision.rules import CLAIM_HOURS, CrashReset, Rule, pooled_sigma
 from researcher.errors import ModelNotUnloaded
-from researcher.journal.records import Experiment, Pause, PauseCause, Run, Trial
+from researcher.journal.reader import JournalReader
+from researcher.journal.records import Experiment, Goal, Pause, PauseCause, Run, Trial
 from researcher.journal.writer import Journal
 from researcher.proposers.proposers import Proposers
 from researcher.queues.trials import Absent, JobFault, TrialQueue, Waiting
@@ -43,26 +45,11 @@ BACKOFFS = {
 }
 
 
-@dataclass(frozen=True)
-class Goal:
-    """The limits that end a run; the first limit reached ends the run.
+class Finished(Exception):
+    """Ends the loop when a limit is reached. The message names the limit.
 
-    None is no limit, and `hours` are those of `Cost`.
+    The head's gain is confirmed or rolled back by then, unless a limit of time or cost passed before.
     """
-
-    experiments: int | None = None
-    hours: float | None = None
-    max_cost: float | None = None
-
-    def reached(self, measured: int, cost: Cost) -> str | None:
-        """Return the reason why the run is over, as text, or None while it continues."""
-        if self.experiments is not None and measured >= self.experiments:
-            return f"{measured} of {self.experiments} experiments are measured"
-        if self.hours is not None and cost.hours >= self.hours:
-            return f"{cost.hours:.2f} of {self.hours:g} hours of trials and LLM are used"
-        if self.max_cost is not None and cost.money is not None and cost.money >= self.max_cost:
-            return f"{cost.money:.2f} of {self.max_cost:g} are spent"
-        return None
 
 
 class PauseBackoffs:
@@ -79,6 +66,20 @@ class PauseBackoffs:
     def reset(self, cause: PauseCause) -> None:
         """Return to the first length after the cause has ended."""
         self._held_s.pop(cause, None)
+
+
+def cost_at(journal: JournalReader, run: Run, at: float) -> Cost:
+    """Return the cost of a run from its first start to the time `at`."""
+    return cost_of(run, journal.experiments(), journal.trials(), at - run.created_at)
+
+
+def passed_limit(journal: JournalReader, goal: Goal, at: float) -> str | None:
+    """Return the end of a run, as text, if a limit of time or cost has passed at the time `at`; else None."""
+    run = journal.run()
+    if run is None or (goal.until is None and goal.max_cost is None):
+        return None
+    over = exceeded(goal, cost_at(journal, run, at), at)
+    return None if over is None else f"{over}; what is open goes on at the next start"
 
 
 @dataclass(frozen=True)
@@ -158,10 +159,19 @@ class RunContext:
         return random.Random(f"{run.seed_key or run.seed} {self.journal.trial_count()}").randrange(1, 2**31)
 
     def goal_reached(self) -> str | None:
-        """Return the reason why the run is over, computed from the journal alone, or None while it continues."""
-        journal = self.journal
-        cost = cost_of(self.run, journal.experiments(), journal.trials())
-        return self.goal.reached(journal.measured_count(), cost)
+        """Return the reason why no further experiment may begin, computed from journal and clock, or None."""
+        return reached(self.goal, self._standing())
+
+    def end_at_the_limit(self, patience_s: float = 0.0) -> None:
+        """Raise Finished if a limit of time or cost passed `patience_s` seconds ago."""
+        over = passed_limit(self.journal, self.goal, self.clock() - patience_s)
+        if over is not None:
+            raise Finished(over)
+
+    def _standing(self) -> Standing:
+        journal, at = self.journal, self.clock()
+        cost, per_hour = cost_at(journal, self.run, at), self.run.prices.per_hour
+        return standing_of(journal.experiments(), journal.trials(), cost, self.profile.budget, at, per_hour)
 
     def hold(self, cause: PauseCause, message: str) -> None:
         """Pause for a fault that no proposal can fix.
@@ -174,6 +184,7 @@ class RunContext:
         until = self.clock() + back_off_s
         while self.run.pause == pause and self.clock() < until:
             self.publish_status(f"paused: {message}")
+            self.end_at_the_limit()
             self.rest()
         if self.run.pause == pause:
             self.journal.go_on(self.run, self.clock())
@@ -236,12 +247,14 @@ class RunContext:
             match self.trials.poll(spec.id, spec.digest):
                 case Waiting():
                     was_queued = True
+                    self.end_at_the_limit(self.profile.budget.wall_limit_s)
                     self.tick()
                     self.proposers.draft_ahead(self.journal)
                     self.trials.wait(spec.id)
                 case Absent():
                     if was_queued:
                         logger.warning("the queue lost %s; it is queued again from the journal", spec.id)
+                    self.end_at_the_limit()
                     self._free_gpu()
                     self.trials.hand_out(spec)
                 case answer:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from statistics import fmean
+from typing import NoReturn
 
 from researcher.decision.machine_speed import speed_text
 from researcher.decision.rules import decide
 from researcher.errors import SubjectDamaged, SubjectError
 from researcher.journal.records import Decision, Experiment, PauseCause, Ruling, Run, State, Trial
 from researcher.loop.confirmation import advance_confirmation, begin_confirmation, confirmation_due, tag_confirmed
-from researcher.loop.context import RunContext
+from researcher.loop.context import Finished, RunContext
 from researcher.proposers.draft import Draft
 from researcher.repository.commits import planned
 from researcher.repository.recovery import ensure_commits, keep_copy, repair, set_lost_time_aside
@@ -23,13 +24,6 @@ from researcher.repository.repository import GitState
 from trainer.jobs import Kind, Outcome
 
 logger = logging.getLogger(__name__)
-
-
-class Finished(Exception):
-    """Ends the loop when the goal is reached and the head's gain is confirmed or rolled back.
-
-    The message names the goal.
-    """
 
 
 def run_until_goal(run_context: RunContext) -> str:
@@ -41,6 +35,14 @@ def run_until_goal(run_context: RunContext) -> str:
     if run.pause is not None and not run.paused_by_user:  # a restart retries after a pause that a fault caused
         run_context.journal.go_on(run, run_context.clock())
     run_context.journal.begin(run, run_context.clock())
+    try:
+        _run_steps(run_context)
+    except Finished as finished:
+        run_context.journal.end(run_context.run, str(finished), run_context.clock())
+        return str(finished)
+
+
+def _run_steps(run_context: RunContext) -> NoReturn:
     act = sync_with_journal
     while True:
         try:
@@ -49,9 +51,6 @@ def run_until_goal(run_context: RunContext) -> str:
         except SubjectDamaged as damaged:
             repair_subject(run_context, damaged)
             act = sync_with_journal
-        except Finished as finished:
-            run_context.journal.end(run_context.run, str(finished))
-            return str(finished)
 
 
 def sync_with_journal(run_context: RunContext) -> None:
@@ -101,6 +100,7 @@ def step(run_context: RunContext) -> None:
         advance_confirmation(run_context, confirmation)
     elif run.pause is not None:
         run_context.publish_status(f"paused: {run.pause.message}")
+        run_context.end_at_the_limit()
         run_context.rest()
     else:
         _choose(run_context)

@@ -9,20 +9,32 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from researcher.errors import JournalError
+from researcher.errors import EditError, JournalError
 from researcher.journal.records import ASKED_TO_PAUSE, ConfirmationKind, Run
 from researcher.journal.writer import Journal
+from researcher.source.knobs import read_knobs
+
+NAMED_KNOBS = 6
 
 
 class RequestHandler:
-    """Answers requests from the journal. `stop` is called with the source of the stop."""
+    """Answers requests from the journal.
+
+    `stop` is called with the source of the stop. `why_no_llm` returns the reason why no LLM takes ideas now, or None.
+    """
 
     def __init__(
-        self, journal: Journal, stop: Callable[[str], None], *, clock: Callable[[], float] = time.time
+        self,
+        journal: Journal,
+        stop: Callable[[str], None],
+        *,
+        clock: Callable[[], float] = time.time,
+        why_no_llm: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._journal = journal
         self._stop = stop
         self._clock = clock
+        self._why_no_llm = why_no_llm
 
     def receive(self, request: str, kind: str, body: str) -> str:
         """Handle one request and return the answer. A repeated request gets its first answer and has no further effect.
@@ -45,20 +57,50 @@ class RequestHandler:
             )
         match kind:
             case "idea":
-                return "taken in; it is turned into code when the LLM's next turn comes", True
+                return self._idea(), True
             case "submit":
-                return "taken in; it runs next, as it is", True
+                return f"taken in; it runs next, as it is{self._differing_knobs(run, body)}", True
             case "confirm":
                 return self._confirm(run)
             case "pause":
                 self._journal.pause(run, ASKED_TO_PAUSE)
-                return "paused after the running trial; `overnight resume` goes on", False
+                when = "paused" if self._journal.running_trial() is None else "pausing after this trial"
+                return f"{when}; `overnight resume` goes on", False
             case "resume":
                 was = "running" if run.pause is None else f"paused ({run.pause.message})"
                 self._journal.go_on(run, self._clock())
                 return f"going on; it was {was}", False
             case _:
                 raise ValueError(f"{kind!r} is no kind of request")
+
+    def _idea(self) -> str:
+        why = self._why_no_llm()
+        if why is None:
+            return "taken in; it is turned into code when the LLM's next turn comes"
+        return (
+            f"taken in, but no LLM can turn it into code: {why}. It waits until one answers. "
+            "Next: start one, or write the change into a train.py and `overnight submit` it"
+        )
+
+    def _differing_knobs(self, run: Run, body: str) -> str:
+        """Return a warning about knobs that are not those of the run's start, which fits the machine; else nothing."""
+        try:
+            knobs = read_knobs(body.partition("\n")[2])
+        except EditError:
+            return ""  # validation refuses the file with its line
+        start = read_knobs(self._journal.source(self._journal.numbered(0).id))
+        differing = [
+            f"{name} {knob.value} (start: {start[name].value})"
+            for name, knob in knobs.items()
+            if name in start and knob.value != start[name].value
+        ]
+        if not differing:
+            return ""
+        more = f" and {len(differing) - NAMED_KNOBS} more" if len(differing) > NAMED_KNOBS else ""
+        return (
+            f". Note: its knobs differ from the start of the profile {run.profile}: "
+            f"{', '.join(differing[:NAMED_KNOBS])}{more}. `overnight best --source` prints a version for this machine"
+        )
 
     def _confirm(self, run: Run) -> tuple[str, bool]:
         if run.incumbent is None or run.confirmed is None:

@@ -24,7 +24,7 @@ from researcher.errors import JournalError
 from researcher.journal.database import SUBJECT_LOCK, WriterLock, damage
 from researcher.journal.records import Pause, PauseCause
 from researcher.journal.writer import Journal
-from researcher.loop.context import PauseBackoffs
+from researcher.loop.context import PauseBackoffs, passed_limit
 from researcher.loop.outages import OUTAGE_ERRORS, explain
 from researcher.loop.request_handler import RequestHandler
 from researcher.loop.status import RESEARCHER
@@ -47,7 +47,8 @@ class Switch(Protocol):
 
 
 def run_through_outages(settings: Settings, run: Callable[[PauseBackoffs], None], switch: Switch) -> None:
-    """Call `run` until it returns, and again after each outage. All calls get the same back-offs.
+    """Call `run` until it returns, and again after each outage until the limit of the run. All calls get the same
+    back-offs.
 
     Raises JournalError if another researcher holds a lock or the journal is damaged, and whatever the switch raises.
     """
@@ -68,8 +69,22 @@ def run_through_outages(settings: Settings, run: Callable[[PauseBackoffs], None]
                 if words is None:
                     _refuse_damaged(error, settings.journal_dir)
                     raise
+            if locks and _has_ended(settings):
+                return
             held = _HeldRequests(settings, words, switch, may_write=bool(locks))
             _hold(held, back_off.next_s(PauseCause.OUTAGE))
+
+
+def _has_ended(settings: Settings) -> bool:
+    """Return True if a limit of the run passed during the outage, and record the end."""
+    with suppress(*OUTAGE_ERRORS), closing(Journal(settings.journal_dir)) as journal:
+        run, at = journal.run(), time.time()
+        over = None if run is None else passed_limit(journal, run.goal, at)
+        if run is not None and over is not None:
+            journal.end(run, over, at)
+            logger.info("the run has ended: %s", over)
+            return True
+    return False
 
 
 def _refuse_damaged(error: Exception, folder: Path) -> None:

@@ -89,15 +89,25 @@ class Optimizer:
         """Return all measured changes of knobs alone."""
         return self._evidence.moves()
 
-    def best(self, source: str, count: int) -> list[tuple[float, dict[str, KnobValue]]]:
-        """Return the best scores around the incumbent `source`, each with the knobs that differ from it."""
+    def tried(self, source: str) -> set[tuple[str, KnobValue]]:
+        """Return each change of one knob of the incumbent `source` that was measured, on this code or on other code."""
         values, ranges = values_and_ranges(source)
-        points = self._evidence.around(structure_of(source), ranges, values)
-        found = sorted(points.items(), key=lambda item: item[1])[:count]
-        named = [(score, dict(zip(ranges, point, strict=True))) for point, score in found]
-        return [
-            (score, {name: value for name, value in point.items() if value != values[name]}) for score, point in named
+        points = self._evidence.own(structure_of(source), ranges)
+        moved = [
+            [(name, value) for name, value in zip(ranges, point, strict=True) if value != values[name]]
+            for point in points
         ]
+        moved += [
+            [(name, new) for name, (old, new) in move.moved.items() if values.get(name) == old]
+            for move in self.moves()
+            if len(move.moved) == 1
+        ]
+        return {moves[0] for moves in moved if len(moves) == 1}
+
+    def runs(self, source: str, name: str, value: KnobValue) -> bool:
+        """Return True if setting a knob of `source` to another value gives a model that runs and is another one."""
+        values, ranges = values_and_ranges(source)
+        return repaired(values, values | {name: value}, ranges, self._context) not in (None, values)
 
     def propose(self, source: str, vet: Callable[[Proposal], Vetted], *, may_explore: bool = True) -> Vetted:
         """Return the result of `vet` for the first move from the incumbent `source` that `vet` accepts.

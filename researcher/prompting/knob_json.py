@@ -15,10 +15,15 @@ from typing import Any, NoReturn
 
 from researcher.errors import EditError, Rejected
 from researcher.optimizer.constraints import without_idle
+from researcher.optimizer.space import values_and_ranges
 from researcher.source.knobs import Knob, Range, read_knobs, read_literal
 from researcher.source.proposal import KnobLiteral, KnobValue
 
+Move = tuple[str, KnobValue]  # a knob and its new value
+
 _BEGINS = re.compile(r'^[ \t]*\{\s*"(?:title|hypothesis|set)"\s*:', re.IGNORECASE | re.MULTILINE)
+JSON_FORM = '{"set": {"KNOB": value}, "hypothesis": "why it should lower the score"}'
+ONE_KNOB_FORM = '{"set": {"KNOB": value}}'
 _FORM = 'the form is {"set": {"KNOB": value}, "hypothesis": "..."}'
 MOST_KNOBS = 3
 LISTED_VALUES = 12  # of a range that holds more
@@ -34,28 +39,36 @@ class KnobChange:
     knobs: Mapping[str, KnobLiteral]
 
 
-def schema_of(source: str, *, one_knob: bool = False) -> dict[str, Any] | None:
-    """Return the JSON schema for a change of this source's knobs, or None if no knob has a range.
+def schema_of(source: str, *, one_knob: bool = False, closed: Collection[Move] = ()) -> dict[str, Any] | None:
+    """Return the JSON schema for a change of this source's knobs, or None if nothing is left to move.
 
-    With `one_knob` the schema lists every answer that is accepted: one knob, one of its other values, and no words,
-    because a small model may not end its words.
+    With `one_knob` the schema lists every answer that is accepted: one knob, one of its other values without those in
+    `closed`, and no words, because a small model may not end its words.
     """
-    try:
-        known = read_knobs(source)
-    except EditError:
-        return None
-    ranged = [knob for knob in known.values() if knob.range is not None]
-    now = {name: knob.value for name, knob in known.items() if not isinstance(knob.value, tuple)}
-    listed = {knob.name: values for knob in ranged if (values := _other_values(knob, now))}
-    if not listed:
-        return None
     if one_knob:
-        return _object({"set": {"anyOf": [_object({name: {"enum": values}}) for name, values in listed.items()]}})
-    knobs = _object({knob.name: _values(knob) for knob in ranged}, required=()) | {
-        "minProperties": 1,
-        "maxProperties": MOST_KNOBS,
-    }
+        moves = other_values(source).items()
+        listed = {name: left for name, values in moves if (left := [v for v in values if (name, v) not in closed])}
+        choices = [_object({name: {"enum": values}}) for name, values in listed.items()]
+        return _object({"set": {"anyOf": choices}}) if choices else None
+    several = {knob.name: _values(knob) for knob in _ranged(source)}
+    if not several:
+        return None
+    knobs = _object(several, required=()) | {"minProperties": 1, "maxProperties": MOST_KNOBS}
     return _object({"set": knobs, "hypothesis": {"type": "string", "maxLength": HYPOTHESIS_CHARACTERS}})
+
+
+def other_values(source: str) -> dict[str, list[KnobValue]]:
+    """Return values of each knob with a range, without those that leave the model as it is now."""
+    ranged = _ranged(source)
+    now = values_and_ranges(source)[0] if ranged else {}
+    return {knob.name: _other_values(knob, now) for knob in ranged}
+
+
+def _ranged(source: str) -> list[Knob]:
+    try:
+        return [knob for knob in read_knobs(source).values() if knob.range is not None]
+    except EditError:
+        return []
 
 
 def _object(properties: Mapping[str, Any], required: Collection[str] | None = None) -> dict[str, Any]:
@@ -88,36 +101,36 @@ def read_move(answer: str) -> KnobChange:
 
 
 def _values(knob: Knob) -> dict[str, Any]:
-    """Return the part of a range that a grammar can express; the rest is validated when the knob is set."""
+    """Return the part of a range, without the present value, that a grammar can express. The rest is clamped."""
     held = knob.range
     assert held is not None
-    match held.kind:
-        case "choice":
-            return {"enum": list(held.choices)}
-        case "pow2":
-            low, high = int(held.low).bit_length() - 1, int(held.high).bit_length() - 1
-            return {"enum": [1 << power for power in range(low, high + 1)]}
-        case "int":
-            return {"type": "integer", "minimum": int(held.low), "maximum": int(held.high)}
-        case "float":
-            return {"type": "number", "minimum": held.low, "maximum": held.high}
+    if (values := _all_values(held)) is not None:
+        return {"enum": [value for value in values if value != knob.value]}
+    if held.kind == "int":
+        return {"type": "integer", "minimum": int(held.low), "maximum": int(held.high)}
+    return {"type": "number", "minimum": held.low, "maximum": held.high}
 
 
 def _other_values(knob: Knob, now: Mapping[str, KnobValue]) -> list[KnobValue]:
     """Return values of a knob's range, without those that leave the model as it is now."""
     held = knob.range
     assert held is not None
-    values: Sequence[KnobValue]
+    values = _all_values(held)
+    if values is None:
+        values = _steps(held)
+    return [value for value in values if without_idle(now, {**now, knob.name: value}) != now]
+
+
+def _all_values(held: Range) -> Sequence[KnobValue] | None:
+    """Return every value of a range, or None if there are too many to list."""
     match held.kind:
         case "choice":
-            values = held.choices
+            return held.choices
         case "pow2":
-            values = [1 << power for power in range(int(held.low).bit_length() - 1, int(held.high).bit_length())]
+            return [1 << power for power in range(int(held.low).bit_length() - 1, int(held.high).bit_length())]
         case "int" if held.high - held.low < LISTED_VALUES:
-            values = range(int(held.low), int(held.high) + 1)
-        case _:
-            values = _steps(held)
-    return [value for value in values if without_idle(now, {**now, knob.name: value}) != now]
+            return range(int(held.low), int(held.high) + 1)
+    return None
 
 
 def _steps(held: Range) -> list[KnobValue]:

@@ -18,9 +18,10 @@ from researcher.files import read_text
 from researcher.llm.client import Message
 from researcher.prompting.chat_markers import broken
 from researcher.prompting.context_budget import prompt_tokens, tokens
-from researcher.prompting.reply_parser import one_line
-from researcher.prompting.source_outline import outline, part_names
-from researcher.source.proposal import FREE_FORMATS, EditFormat
+from researcher.prompting.knob_json import ONE_KNOB_FORM, Move
+from researcher.prompting.reply_parser import FORMS, one_line
+from researcher.prompting.source_outline import excerpt, knobs_apart, outline, part_names
+from researcher.source.proposal import FREE_FORMATS, EditFormat, ProposerName
 
 LINE_CHARACTERS = 400
 QUOTED_CHARACTERS = 8_000
@@ -34,18 +35,22 @@ _FENCE = "```"
 _FIELD = re.compile(r"\{(\w+)\}")
 _FIELDS: dict[str, tuple[str, ...]] = {
     "system": ("program", "profile", "edit_formats"),
-    "task": ("source", "incumbent", "history", "memory", "rejections", "task"),
+    "task": ("source", "knobs", "incumbent", "history", "memory", "rejections", "task", "form"),
+    "knobs": ("knobs",),
     "next": (),
     "plateau": ("fruitless",),
     "adviser": ("program", "profile", "edit_formats"),
-    "advice": ("knobs", "incumbent", "history", "memory", "best", "rejections", "task"),
+    "advice": ("knobs", "incumbent", "history", "rejections", "task", "form"),
     "suggested": ("suggestion",),
     "again": ("times",),
     "idea": ("idea",),
+    "part": ("part",),
+    "removal": ("part",),
+    "one_knob": ("form",),
     "outline": ("lines",),
     "repair": ("reason",),
-    "move": ("reason",),
-    **dict.fromkeys(EditFormat, ()),
+    "move": ("reason", "form"),
+    **dict.fromkeys(EditFormat, ("form",)),
 }
 
 
@@ -53,12 +58,10 @@ _FIELDS: dict[str, tuple[str, ...]] = {
 class Advice:
     """The content of a prompt for a change of knobs alone, instead of train.py.
 
-    It holds the lines of the knobs, the best scores with their values, and for an adviser the optimiser's own
-    suggestion.
+    It holds the lines of the knobs with the effects of their moves, and perhaps the optimiser's own suggestion.
     """
 
     knobs: tuple[str, ...]
-    best: tuple[str, ...]
     suggestion: str | None = None
 
 
@@ -71,6 +74,10 @@ class PromptContext:
     important first, under headings that begin with #. With `advice` the prompt asks only for a change of knobs.
     `fruitless` is the number of experiments of a plateau, or None. `asked_before` counts the answers to the same
     question.
+
+    `one_knob` is True if an answer in JSON moves one knob, to a value that is not in `closed`. With `part` the prompt
+    shows this function alone, and asks for a better one, or if `removes` for less code in it. `proposer_name` is the
+    name under which the LLM proposes. `knob_lines` are those of a train.py that has a comment in their place.
     """
 
     program: str
@@ -88,6 +95,12 @@ class PromptContext:
     advice: Advice | None = None
     fruitless: int | None = None
     asked_before: int = 0
+    one_knob: bool = False
+    closed: frozenset[Move] = frozenset()
+    part: str | None = None
+    removes: bool = False
+    proposer_name: str = ProposerName.LLM
+    knob_lines: str = ""
 
 
 @dataclass(frozen=True)
@@ -100,7 +113,9 @@ class Prompts:
     def read(cls, folder: Path | None = None) -> Prompts:
         """Read the templates in `folder`, or those of the package."""
         folder = folder or Path(__file__).parent / "prompts"
-        return cls({name: _read(folder / f"{name}.md", fields) for name, fields in _FIELDS.items()})
+        texts = {name: _read(folder / f"{name}.md", fields) for name, fields in _FIELDS.items()}
+        forms = FORMS | {"one_knob": ONE_KNOB_FORM, "move": ONE_KNOB_FORM}
+        return cls(texts | {name: _fill(texts[name], {"form": form}) for name, form in forms.items()})
 
     def messages(self, context: PromptContext, room: int) -> tuple[Message, ...]:
         """Return the question, of at most `room` estimated tokens, with an outline if train.py is too long.
@@ -134,8 +149,20 @@ class Prompts:
         return (*asked, *turn)
 
     def _viewed(self, context: PromptContext, room: int) -> PromptContext:
-        """Replace a train.py that does not fit by an outline, and withdraw the format that rewrites the whole file."""
-        if context.advice is not None or self._spare(context, room) >= 0:
+        """Choose what the prompt shows of train.py.
+
+        The knobs, which change most often, stand last, so that a server has read what is before them. A train.py that
+        does not fit is replaced by an outline, and the format that rewrites the whole file is withdrawn.
+        """
+        if context.advice is not None:
+            return context
+        if context.part is not None:
+            return replace(context, source=excerpt(context.source, context.part))
+        if EditFormat.FILE not in context.edit_formats:
+            apart = _knobs_last(context)
+            if self._spare(apart, room) >= 0:
+                return apart
+        if self._spare(context, room) >= 0:
             return context
         edit_formats = tuple(
             edit_format for edit_format in context.edit_formats if edit_format is not EditFormat.FILE
@@ -186,7 +213,8 @@ class Prompts:
         values = {
             "program": broken(context.program.strip()),
             "profile": broken(context.profile),
-            "edit_formats": "\n\n".join(self.texts[edit_format].strip() for edit_format in context.edit_formats),
+            "edit_formats": "\n\n".join(self.texts[name].strip() for name in _explained(context)),
+            "form": _form(context),
             "source": broken(context.source.rstrip("\n")),
             "incumbent": broken(context.incumbent),
             "history": history,
@@ -196,15 +224,17 @@ class Prompts:
         }
         if (advice := context.advice) is not None:
             knobs = broken("\n".join(advice.knobs))
-            values |= {
-                "knobs": knobs,
-                "best": _listed(advice.best, 0),
-            }
             return (
                 Message("system", _fill(self.texts["adviser"], values)),
-                Message("user", _fill(self.texts["advice"].replace(_FENCE, _fence_around(knobs)), values)),
+                Message(
+                    "user",
+                    _fill(self.texts["advice"].replace(_FENCE, _fence_around(knobs)), values | {"knobs": knobs}),
+                ),
             )
-        task = self.texts["task"].replace(_FENCE, _fence_around(context.source))
+        fence = _fence_around(context.source + context.knob_lines)
+        knobs = self.texts["knobs"].replace(_FENCE, fence) if context.knob_lines else ""
+        values["knobs"] = _fill(knobs, {"knobs": broken(context.knob_lines)})
+        task = self.texts["task"].replace(_FENCE, fence)
         return Message("system", _fill(self.texts["system"], values)), Message("user", _fill(task, values))
 
     def _task(self, context: PromptContext) -> str:
@@ -218,9 +248,33 @@ class Prompts:
             return _fill(self.texts["suggested" if given else "next"], given)
         if context.idea is not None:
             return _fill(self.texts["idea"], {"idea": broken(context.idea)})
+        if context.part is not None:
+            return _fill(self.texts["removal" if context.removes else "part"], {"part": context.part})
         if context.fruitless is not None:
             return _fill(self.texts["plateau"], {"fruitless": str(context.fruitless)})
         return self.texts["next"]
+
+
+def _knobs_last(context: PromptContext) -> PromptContext:
+    """Return the context with the blocks of knobs apart from train.py. One that does not parse stays as it is."""
+    try:
+        source, knob_lines = knobs_apart(context.source)
+    except EditError:
+        return context
+    return replace(context, source=source, knob_lines=knob_lines)
+
+
+def _explained(context: PromptContext) -> tuple[str, ...]:
+    """Return the names of the texts that explain the edit formats."""
+    return ("one_knob",) if context.one_knob and context.edit_formats == (EditFormat.JSON,) else context.edit_formats
+
+
+def _form(context: PromptContext) -> str:
+    """Return the forms of an answer, with placeholders, because models copy what could be an answer."""
+    if _explained(context) == ("one_knob",):
+        return ONE_KNOB_FORM
+    forms = "\n\nor\n\n".join(FORMS[edit_format] for edit_format in context.edit_formats)
+    return forms if context.part is None else forms.replace("Class.method", context.part)
 
 
 def _read(path: Path, fields: tuple[str, ...]) -> str:

@@ -13,10 +13,10 @@ and are applied in their order, each to the result of the one before:
     =======
     >>>>>>> REPLACE
 
-Neighbouring SET lines are applied together. Without any of the three kinds, a change of knobs as JSON counts, then
-fences: fences of nothing but `KNOB = value` set knobs, and a fence with one definition replaces the only definition of
-that name; otherwise the longest fence is the whole train.py. Both labels may be missing. Reasoning text is removed
-first, so that an edit inside it is never applied.
+Neighbouring SET lines are applied together. Edits before a later title were only considered. Without any of the three
+kinds, a change of knobs as JSON counts, then fences: fences of nothing but `KNOB = value` set knobs, and a fence with
+one definition replaces the only definition of that name; otherwise the longest fence is the whole train.py. Both labels
+may be missing. Reasoning text is removed first, so that an edit inside it is never applied.
 
 Models write reasoning between tags that their server did not remove. An edit inside the tags was only considered. If
 the tags do not balance, the parser removes more text rather than less.
@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from researcher.errors import BadLlmResponse, EditError, ReasoningUsedUpOutput, Rejected
 from researcher.prompting.chat_markers import whole
 from researcher.prompting.code_fences import FENCE, Fence, Lines
-from researcher.prompting.knob_json import is_move, read_move
+from researcher.prompting.knob_json import JSON_FORM, is_move, read_move
 from researcher.source.definitions import defined_name
 from researcher.source.knobs import read_literal
 from researcher.source.proposal import (
@@ -47,22 +47,29 @@ from researcher.source.syntax import LINE_END
 from trainer.jobs import TRAIN_LIMIT_BYTES
 
 # The marks around reasoning: <think> and similar names, with a prefix (Seed, LongCat) or attributes; Mistral's [THINK];
-# Kimi's ◁think▷; Cohere's, OpenThinker's and Solar's <|...|>; Apertus's <|inner_prefix|>; Gemma's and Harmony's
-# channels. Harmony, Granite, Apriel and others mark the answer instead of the end of the reasoning; Harmony's marks
-# lose their brackets in servers that decode without special tokens. Open WebUI folds reasoning into <details>.
-_NAME = r"(?i:think|thinking|thoughts?|reasoning|reasoning_content|reflection|scratchpad)"
+# Kimi's ◁think▷; <|...|> of Cohere, OpenThinker, Solar and Apertus; MedGemma's <unused94>; the channels of Gemma and
+# Harmony; the last line of Ollama's command. Harmony, Granite, Apriel and others mark the answer instead of the end of
+# the reasoning; Harmony's marks may come without brackets. Open WebUI and others fold reasoning into <details>.
+_NAME = r"(?i:think(?:ing)?|thoughts?|reasoning(?:_content)?|reflection|scratchpad|analysis|rationale|antthinking)"
 _MARK = re.compile(
-    rf"(?P<begin><(?:[\w.-]{{1,20}}[:_])?{_NAME}(?:\s[^<>]*(?<!/))?>|<\|(?i:begin_of_|start_)?{_NAME}\|>|\[THINK\]"
-    r"|◁think▷|<\|inner_prefix\|>|<\|channel>(?=\s*\w)|<\|channel\|>(?!\s*final\b)(?=\s*\w))"
-    rf"|(?P<end></(?:[\w.-]{{1,20}}[:_])?{_NAME}\s*>|<\|(?i:/|end_of_|end_){_NAME}\|>|\[/THINK\]"
-    r"|◁/think▷|<\|inner_suffix\|>|<channel\|>)"
+    rf"(?P<begin><(?:[\w.-]{{1,20}}[:_])?{_NAME}(?:\s[^<>]*(?<!/))?>"
+    rf"|<[|｜](?i:begin[_▁]of[_▁]|start_)?{_NAME}(?i:_start|_begin)?[|｜]>"
+    r"|\[(?:THINK|THINKING|REASONING)\]|◁think▷|<\|inner_prefix\|>|<unused94>"
+    r"|<\|channel>(?=\s*\w)|<\|channel\|>(?!\s*final\b)(?=\s*\w))"
+    rf"|(?P<end></(?:[\w.-]{{1,20}}[:_])?{_NAME}\s*>|<[|｜](?i:/|end[_▁]of[_▁]|end_){_NAME}[|｜]>"
+    rf"|<[|｜]{_NAME}(?i:_end)[|｜]>|\[/(?:THINK|THINKING|REASONING)\]|◁/think▷|<\|inner_suffix\|>|<unused95>"
+    r"|<channel\|>|^\.\.\.done thinking\.$)"
     r"|(?P<answer><\|channel\|>\s*final\b\s*(?:<\|constrain\|>\s*\w*\s*)?(?:<\|message\|>)?|<\|content\|>"
-    r"|assistantfinal(?![a-z])|<\|begin_of_solution\|>|<\|START_RESPONSE\|>|\[BEGIN FINAL RESPONSE\]"
+    r"|assistantfinal(?![a-z])|<\|begin_of_(?:solution|box)\|>|<\|START_(?:RESPONSE|TEXT)\|>|\[BEGIN FINAL RESPONSE\]"
     r"|^Here(?: is|'s) my response:)"
-    r"|(?P<fold></?details\b[^<>]*>)",
+    r"|(?P<fold></?details\b[^<>]*>(?:\s*<summary>[^<>]*</summary>)?)",
     re.MULTILINE,
 )
-_ANSWER_END = re.compile(r"(?:(?:<\|(?:end|return|end_of_solution|END_RESPONSE)\|>|\[END FINAL RESPONSE\])\s*+)+\Z")
+_FOLDS_THOUGHTS = re.compile("think|thought|reason", re.IGNORECASE)
+_ANSWER_END = re.compile(
+    r"(?:(?:<\|(?:end|return|end_of_(?:solution|box)|END_(?:RESPONSE|TEXT))\|>|\[END FINAL RESPONSE\])\s*+)+\Z"
+)
+_TAGGED = re.compile(r"^\s*<(answer|final_answer|response|output)>(?P<inside>.*)</\1>\s*\Z", re.DOTALL | re.MULTILINE)
 
 
 def without_thoughts(text: str) -> str:
@@ -87,12 +94,14 @@ def without_thoughts(text: str) -> str:
         if mark.lastgroup == "answer":
             depth = folds = 0
         position = mark.end()
-    return _ANSWER_END.sub("", "".join(kept) + (text[position:] if depth == folds == 0 else ""))
+    answer = _ANSWER_END.sub("", "".join(kept) + (text[position:] if depth == folds == 0 else ""))
+    tagged = _TAGGED.search(answer)  # all before an answer in tags of its own is reasoning
+    return answer if tagged is None else tagged["inside"]
 
 
 def _folds(folds: int, mark: str) -> int:
     """Return how many folds are open after a mark, beginning with one of reasoning."""
-    return max(folds - 1, 0) if mark.startswith("</") else folds + bool(folds or "reasoning" in mark)
+    return max(folds - 1, 0) if mark.startswith("</") else folds + bool(folds or _FOLDS_THOUGHTS.search(mark))
 
 
 def with_thoughts(thoughts: str, text: str) -> str:
@@ -113,6 +122,15 @@ NO_EDIT = (
     "value, or a block from '<<<<<<< SEARCH' over '=======' to '>>>>>>> REPLACE'"
 )
 
+FORMS = {
+    EditFormat.SET: "SET KNOB = value",
+    EditFormat.FUNCTION: "FUNCTION Class.method\n```python\nthe whole new definition\n```",
+    EditFormat.SEARCH: "<<<<<<< SEARCH\nlines copied from train.py\n=======\nthe lines that take their place\n"
+    ">>>>>>> REPLACE",
+    EditFormat.FILE: "```python\nthe whole new train.py\n```",
+    EditFormat.JSON: JSON_FORM,
+}
+
 _SEARCH = re.compile(r"\s*<{5,9}\s*SEARCH\s*")
 _MIDDLE = re.compile(r"={5,9}\s*")
 _REPLACE = re.compile(r"\s*>{5,9}\s*REPLACE\s*")
@@ -121,7 +139,10 @@ _SET = re.compile(r"[\s>*`-]*+SET\s++`?(?:([\w.]++)`?\s*+=(.*+)|[A-Z][A-Z0-9_]*+
 _ASSIGNMENT = re.compile(r"([A-Z][A-Z0-9_]*+)\s*+=(?!=)(.*+)")
 _FUNCTION = re.compile(r"[\s#>*`-]*+(?:FUNCTION|METHOD|CLASS)\b(?:\s*+:)?\s*+[`*]*+([\w.]++)(?:\(\))?[\s*`:]*+")
 _HEADINGS = {EditFormat.SET: (_SET,), EditFormat.FUNCTION: (_FUNCTION,), EditFormat.SEARCH: (_SEARCH, _REPLACE)}
-_LABEL = re.compile(r"[\s*#_>-]*+(TITLE|HYPOTHESIS)[\s*]*+:(.*+)", re.IGNORECASE)
+_THOUGHT_FENCE = re.compile(rf"\s*[`~]{{3,}}+\s*{_NAME}\s*")
+_LABEL = re.compile(  # an unknown tag may stand before a label
+    r"(?:\s{0,9}</?[\w:.|-]{1,40}>)?[\s*#_>-]*+(?:(?P<title>TITLE)|HYPOTHESIS)[\s*]*+:(?P<words>.*+)", re.IGNORECASE
+)
 
 _Setting = dict[str, KnobLiteral]
 
@@ -165,9 +186,7 @@ def read_reply(text: str) -> Reply:
         move = read_move(answer)
         return Reply(*_words(move.title, move.hypothesis), (SetKnobs(move.knobs),))
     edits, fences, prose = _read(lines)
-    if not edits:
-        edits = _unheaded(fences)
-    return Reply(*_labels(prose), tuple(edits))
+    return Reply(*_labels(prose), tuple(edits or _unheaded(fences)))
 
 
 def formats_in(text: str) -> tuple[EditFormat, ...]:
@@ -198,10 +217,13 @@ def _headed(lines: list[str]) -> tuple[EditFormat, ...]:
 
 
 def _read(lines: list[str]) -> tuple[list[Edit], list[_Fenced], list[str]]:
-    """Return the edits with a heading, the fences without one, and the lines outside of both."""
+    """Return the edits with a heading, the fences without one, and the lines outside of both.
+
+    An answer begins with its title, so a later title drops all before it, if edits follow.
+    """
     page = Lines(lines, _is_mark)
-    edits: list[Edit | _Setting] = []
-    fences, prose = [], []
+    edits, fences, prose = list[Edit | _Setting](), list[_Fenced](), list[str]()
+    before = (edits, fences, prose)
     around: set[int] = set()
     position = 0
     while position < len(lines):
@@ -219,17 +241,29 @@ def _read(lines: list[str]) -> tuple[list[Edit], list[_Fenced], list[str]]:
             edits.append(_definition(page.text(fence), heading.group(1)))
             position = fence.end
         elif position not in around and (found := page.fence_at(position)):
-            if _is_around_edits(page, found):
-                around.add(found.end)
-            else:
-                fences.append(_Fenced(page.text(found), found.closed))
-                position = found.end
+            position = _take_fence(page, found, line, fences, around)
+        elif (edits or fences) and (label := _LABEL.fullmatch(line)) and label["title"]:
+            before = (edits, fences, prose) if edits or not before[0] else before
+            edits, fences, prose = [], [], [line]
         else:
             prose.append(line)
         if len(edits) > MOST_EDITS:
             raise Rejected(f"the answer holds more than {MOST_EDITS} edits; write the ones that matter")
         position += 1
+    if not edits and (before[0] or not fences):
+        edits, fences, prose = before[0], before[1], [*before[2], *prose]
     return [SetKnobs(edit) if isinstance(edit, dict) else edit for edit in edits], fences, prose
+
+
+def _take_fence(page: Lines, fence: Fence, opening: str, fences: list[_Fenced], around: set[int]) -> int:
+    """Add a fence to `fences`, or its end to `around` if it is around edits; return the last line that was read."""
+    if _THOUGHT_FENCE.fullmatch(opening):
+        return fence.end
+    if _is_around_edits(page, fence):
+        around.add(fence.end)
+        return fence.start
+    fences.append(_Fenced(page.text(fence), fence.closed))
+    return fence.end
 
 
 def _set(edits: list[Edit | _Setting], line: re.Match[str]) -> None:
@@ -363,12 +397,10 @@ def _definitions(fences: list[_Fenced]) -> list[Edit]:
 
 
 def _labels(prose: list[str]) -> tuple[str, str]:
-    found: dict[str, str] = {}
-    for line in prose:
-        label = _LABEL.fullmatch(line)
-        if label:
-            found.setdefault(label.group(1).upper(), label.group(2).strip(" \t*_`"))
-    return _words(found.get("TITLE", ""), found.get("HYPOTHESIS", ""))
+    found: dict[bool, str] = {}
+    for label in filter(None, map(_LABEL.fullmatch, prose)):
+        found.setdefault(bool(label["title"]), label["words"].strip(" \t*_`"))
+    return _words(found.get(True, ""), found.get(False, ""))
 
 
 def _words(title: str, why: str) -> tuple[str, str]:

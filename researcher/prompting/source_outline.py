@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import ast
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from researcher.errors import Rejected
 from researcher.prompting.context_budget import tokens
 from researcher.source.proposal import Edit, ReplaceFunction, SearchReplace, WholeFile
 from researcher.source.syntax import LINE_END, parse
 
+KNOB_LINES = 4  # fewer neighbouring lines are not worth a comment in their place
 LINE_TOKENS = 200  # longest line to show
 KNOBS_SHARE = 1 / 2  # for the lines of knobs, which come before anything else
 SKELETON_SHARE = 1 / 3
@@ -23,7 +26,7 @@ PINNED_SHARE = 1 / 2  # of the room after the skeleton
 MARK_TOKENS = 16
 SHORT_LINES = 6  # the longest statement to show completely
 
-_MARK = re.compile(r"#\s*\[lines? \d+(?:-\d+)? (?:is|are) not shown\]")
+_MARK = re.compile(r"#\s*\[lines? \d+(?:-\d+)? (?:is|are) (?:not shown|shown below)\]")
 _Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
@@ -52,6 +55,41 @@ def outline(source: str, room: int, named: Sequence[str], turn: int) -> str | No
 def part_names(source: str) -> list[str]:
     """Return the names of functions and methods, in their order. Raises EditError if the source does not parse."""
     return [part.name for part in _View(source).parts if part.name is not None]
+
+
+def short_parts(source: str, longest: int) -> list[str]:
+    """Return the names of functions and methods of at most `longest` tokens. Raises EditError."""
+    view = _View(source)
+    return [part.name for part in view.parts if part.name is not None and view.tokens_of(part) <= longest]
+
+
+def excerpt(source: str, name: str) -> str:
+    """Return the knobs, the first line of each definition, and the function `name` whole. Raises EditError."""
+    view = _View(source)
+    return view.text(view.lines_around(name))
+
+
+def knobs_apart(source: str) -> tuple[str, str]:
+    """Return the source with a comment in place of its blocks of knobs, and these blocks, which change most often.
+
+    The second text is empty if there is no such block. Raises EditError if the source does not parse.
+    """
+    lines = LINE_END.sub("\n", source).split("\n")
+    blocks = [*_knob_blocks(parse(source).body)]
+    for block in reversed(blocks):
+        lines[block.start - 1 : block.stop - 1] = [f"# [lines {block.start}-{block.stop - 1} are shown below]"]
+    whole = LINE_END.sub("\n", source).split("\n")
+    return "\n".join(lines), "\n".join(whole[number - 1] for block in blocks for number in block)
+
+
+def _knob_blocks(body: Sequence[ast.stmt]) -> Iterator[range]:
+    """Yield the lines of neighbouring knobs, with the comments between them, unless other code is on these lines."""
+    runs = [(is_knob, [*run]) for is_knob, run in groupby(body, _is_knob)]
+    taken = Counter(line for _, run in runs for line in {run[0].lineno, run[-1].end_lineno})
+    for is_knob, run in runs:
+        first, last = run[0].lineno, run[-1].end_lineno or run[-1].lineno
+        if is_knob and last - first + 1 >= KNOB_LINES and taken[first] == taken[last] == 1:
+            yield range(first, last + 1)
 
 
 def refuse_marks(edits: Iterable[Edit]) -> None:
@@ -100,6 +138,16 @@ class _View:
             spent = self._add(shown, range(part.first, part.last + 1), spent, pinned)
         pages = [*self._pages(shown, room - spent)]
         return shown.union(pages[turn % len(pages)]) if pages else shown
+
+    def lines_around(self, name: str) -> set[int]:
+        """Return the lines of the knobs, of the part `name`, and the first lines of all definitions."""
+        part = next(self._found([name]))
+        ranges = [*self._knobs, *self._tiers[1], range(part.first, part.last + 1)]
+        return {line for lines in ranges for line in lines}
+
+    def tokens_of(self, part: Part) -> int:
+        """Return the tokens of a part."""
+        return sum(self._costs[part.first - 1 : part.last])
 
     def text(self, shown: set[int]) -> str:
         """Return the shown lines, with a comment for each stretch between them."""

@@ -5,14 +5,16 @@ Servers follow an answer's schema only approximately, and no schema can express 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from researcher.errors import EditError, Rejected
 from researcher.optimizer.constraints import repaired
 from researcher.optimizer.space import values_and_ranges
+from researcher.prompting.knob_json import Move
 from researcher.source.edits import title_of_moves
 from researcher.source.knobs import read_knobs, set_knobs
-from researcher.source.proposal import KnobValue, Proposal, SetKnobs
+from researcher.source.proposal import Edit, KnobValue, Proposal, SetKnobs
 
 
 def to_runnable_change(proposal: Proposal, source: str, context: int) -> Proposal:
@@ -33,8 +35,17 @@ def to_runnable_change(proposal: Proposal, source: str, context: int) -> Proposa
         raise Rejected("no batch inside the ranges fits these values; TOTAL_BATCH_SIZE holds whole device batches")
     moves = {name: value for name, value in after.items() if value != values[name]}
     if not moves:
-        raise Rejected("the knobs have these values already, or the moves leave the model as it is")
+        now = ", ".join(f"{name} is {values[name]}" for name in wanted)
+        raise Rejected(f"{now} already, or the move leaves the model as it is; choose another value or another knob")
     return replace(proposal, title=title_of_moves(values, moves), edits=(SetKnobs(moves),))
+
+
+def move_in(edits: Sequence[Edit]) -> set[Move]:
+    """Return the change of edits that set one knob and nothing else, or an empty set for other edits."""
+    match edits:
+        case [SetKnobs(knobs)] if len(knobs) == 1:
+            return {(name, value) for name, value in knobs.items() if not isinstance(value, tuple)}
+    return set()
 
 
 def _held(source: str, edit: SetKnobs) -> dict[str, KnobValue]:

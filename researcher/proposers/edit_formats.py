@@ -101,8 +101,15 @@ def offered_formats(history: JournalReader, model: AskedModel, *, may_be_json: b
         formats = tuple(each for each in formats if each is not EditFormat.FILE) or (EditFormat.SEARCH,)
     if not model.is_small:
         return formats
-    code = [each for each in formats if each is not EditFormat.SET] or formats
+    small = [EditFormat.FUNCTION, EditFormat.SEARCH] if may_be_json else [*FREE_FORMATS]
+    code = [each for each in formats if each in small and each is not EditFormat.SET] or [EditFormat.FUNCTION]
     return (max(code, key=lambda edit_format: measured[edit_format].rate),)
+
+
+def free_questions(history: JournalReader, model: str) -> int:
+    """Return the number of answers of `model` to questions about code."""
+    first = [attempts[0] for _, attempts in _asked(history, model) if attempts]
+    return sum(EditFormat.JSON not in attempt.edit_formats for attempt in first)
 
 
 def _asked(history: JournalReader, model: str) -> list[tuple[Experiment, tuple[Attempt, ...]]]:

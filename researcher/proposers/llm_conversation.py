@@ -45,6 +45,7 @@ from researcher.prompting.reply_parser import (
 )
 from researcher.prompting.source_outline import refuse_marks
 from researcher.prompting.transcripts import Exchange
+from researcher.proposers.advice import move_in
 from researcher.proposers.draft import Draft, Tick, Vet
 from researcher.proposers.edit_formats import AskedModel
 from researcher.proposers.escalation import Price
@@ -159,12 +160,11 @@ class Conversation:
     def _draft(self, turns: Sequence[_Turn], context: PromptContext) -> Draft:
         proposal, fault = turns[-1].proposal, turns[-1].fault
         is_unanswered = isinstance(fault, LlmServerFault)
-        advises = context.advice is not None and context.advice.suggestion is not None
         return Draft(
             candidate=turns[-1].candidate,
             proposal=replace(
                 proposal,
-                proposer=ProposerName.ADVISER if advises else ProposerName.LLM,
+                proposer=context.proposer_name,
                 title=self._redact(proposal.title),
                 hypothesis=self._redact(proposal.hypothesis),
                 cost=self._cost(turns),
@@ -193,11 +193,15 @@ class Conversation:
         return self._window.question(lambda room: self._prompts.messages(context, room))
 
     def _turn(
-        self, messages: Sequence[Message], asking: _Asking, edit_formats: tuple[EditFormat, ...], refused: int = 0
+        self,
+        messages: Sequence[Message],
+        asking: _Asking,
+        edit_formats: tuple[EditFormat, ...],
+        refused: _Turn | None = None,
     ) -> _Turn:
-        """Ask once. `refused` answers of this proposal came before."""
+        """Ask once. `refused` is the answer of this proposal that came before."""
         prompt = "\n\n".join(f"[{message.role}]\n{message.content}" for message in messages)
-        schema = asking.schema(one_knob=self._is_small or refused > 0) if edit_formats == (EditFormat.JSON,) else None
+        schema = asking.schema(refused) if edit_formats == (EditFormat.JSON,) else None
         started = time.monotonic()
         try:
             answer = self._client.chat(
@@ -205,7 +209,7 @@ class Conversation:
                 asking.tick,
                 answer_tokens=self._window.answer_tokens(messages),
                 schema=schema,
-                sampling=Sampling.after(self._refused + refused),
+                sampling=Sampling.after(self._refused + (refused is not None)),
             )
         except BadLlmResponse as error:
             if isinstance(error, PromptTooLong):
@@ -231,11 +235,11 @@ class Conversation:
         """
         context = asking.context
         is_move = context.advice is not None or (failed.shows_no_code and asking.may_be_a_move)
-        in_json = is_move and asking.schema(one_knob=True) is not None
+        in_json = is_move and asking.schema(failed) is not None
         form: Literal["move", "repair"] = "move" if in_json else "repair"
         answer_text, fault = self._redact(failed.answer_text), self._redact(str(failed.fault))
         messages = self._window.question(lambda room: self._prompts.repair(context, room, answer_text, fault, form))
-        return self._turn(messages, asking, (EditFormat.JSON,) if in_json else context.edit_formats, refused=1)
+        return self._turn(messages, asking, (EditFormat.JSON,) if in_json else context.edit_formats, failed)
 
     @staticmethod
     def _again(failed: _Turn, how: str, ask: Callable[[], _Turn]) -> _Turn:
@@ -278,9 +282,10 @@ class _Asking:
         """Whether the answer may be a change of knobs. A user's idea seldom is one."""
         return EditFormat.SET in self.context.edit_formats and self.context.idea is None
 
-    def schema(self, *, one_knob: bool) -> Mapping[str, Any] | None:
-        """Return the schema for a change of knobs, or None if no knob has a range."""
-        return schema_of(self.context.source, one_knob=one_knob)
+    def schema(self, refused: _Turn | None) -> Mapping[str, Any] | None:
+        """Return the schema for a change of knobs, after a refused answer for another one, or None without any."""
+        closed = self.context.closed | (set() if refused is None else move_in(refused.proposal.edits))
+        return schema_of(self.context.source, one_knob=self.context.one_knob or refused is not None, closed=closed)
 
 
 @dataclass(frozen=True)
@@ -362,8 +367,7 @@ def parse_and_validate(
 
 def _wish(context: PromptContext) -> tuple[object, ...]:
     """Return what a question asks for, without what the run has learned meanwhile."""
-    suggests = context.advice is not None and context.advice.suggestion is not None
-    return context.source, context.program, context.idea, context.advice is None, suggests
+    return context.source, context.program, context.idea, context.advice is None, context.proposer_name
 
 
 def _digest(question: Sequence[Message]) -> bytes:

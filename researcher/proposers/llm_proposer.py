@@ -15,7 +15,7 @@ from researcher.errors import EditError, LlmServerFault, LlmUnavailable, ModelNo
 from researcher.journal.reader import JournalReader
 from researcher.journal.records import Request, RequestState
 from researcher.prompting.prompt import PromptContext
-from researcher.proposers.advice import to_runnable_change
+from researcher.proposers.advice import move_in, to_runnable_change
 from researcher.proposers.availability import LOOKS_SHARE, CircuitBreaker, Fault
 from researcher.proposers.draft import Draft, ProposalRequest, Tick
 from researcher.proposers.llm_conversation import Conversation
@@ -24,7 +24,7 @@ from researcher.proposers.prefetch import AHEAD, DraftRequest, PendingDraft, Pre
 from researcher.proposers.prompt_context import Briefing
 from researcher.proposers.schedule import Schedule
 from researcher.queues.dry_runs import DryRuns
-from researcher.source.proposal import Candidate, Proposal, ProposerName
+from researcher.source.proposal import Candidate, Edit, Proposal, ProposerName
 from researcher.source.validation import refuse_tried, validate
 from trainer.jobs import Profile
 
@@ -96,6 +96,12 @@ class LlmProposer:
         self._clock = clock
         self._breaker = CircuitBreaker(clock, 1.0 if alone else LOOKS_SHARE)
         self._answers = False
+        self._published = ""
+
+    @property
+    def why_away(self) -> str | None:
+        """The reason why the LLM cannot be asked, or None while it answers."""
+        return None if self._breaker.away is None else str(self._breaker.away)
 
     def drafted(self) -> frozenset[str]:
         """Return the fingerprints of candidates that wait for their turn."""
@@ -111,7 +117,7 @@ class LlmProposer:
             self.draft_ahead(journal, incumbent, turn.upcoming)
             ready = self._drafting.take(turn.proposer_name)
             return None if ready is None else _fitted(ready, journal, incumbent)
-        if not self._breaker.allows_question(self._llm.check_available):
+        if not self._may_ask():
             return None
         proposer_name = turn.proposer_name if idea is None else ProposerName.LLM
         context = self._context(journal, incumbent, proposer_name, idea)
@@ -140,13 +146,14 @@ class LlmProposer:
         else:
             coming = [name for name in upcoming if name in NAMES][:AHEAD]
             proposer_name = _undrafted(coming, drafting) if drafting.has_room else None
-        if proposer_name is None or not self._breaker.allows_question(self._llm.check_available):
+        if proposer_name is None or not self._may_ask():
             return
         context = self._context(journal, incumbent, proposer_name, idea)
         context = replace(
             context,
             history=(*context.history, *_not_measured_yet(journal, drafting)),
             rejections=(*context.rejections, *_not_recorded_yet(drafting)),
+            closed=context.closed.union(*(move_in(edits) for edits in _open_edits(journal, drafting))),
         )
         drafted = self.drafted()
         drafting.begin(
@@ -218,14 +225,28 @@ class LlmProposer:
             return
         self._answers = True
         self._breaker.record_answer()
+        self._published = ""
         self._publish_status("")
+
+    def _may_ask(self) -> bool:
+        """Return whether a question may be asked now. Publish why not, as the last look at the server has it."""
+        is_allowed = self._breaker.allows_question(self._llm.check_available)
+        if self._breaker.away is not None:
+            self._publish_away(self._breaker.away)
+        return is_allowed
 
     def _note_away(self, error: Fault) -> None:
         """Log the LLM's absence once, and publish it for as long as it lasts."""
         if self._breaker.away is None:
             logger.warning("no LLM: %s. It is asked again once it is back", error)
         self._breaker.record_failure(error)
-        self._publish_status(f"none: {error}; waiting" if self._alone else f"none: {error}; the optimiser goes on")
+        self._publish_away(error)
+
+    def _publish_away(self, error: Fault) -> None:
+        words = f"none: {error}; waiting" if self._alone else f"none: {error}; the optimiser goes on"
+        if words != self._published:
+            self._published = words
+            self._publish_status(words)
 
 
 def _undrafted(coming: Sequence[str], drafting: Prefetch) -> str | None:
@@ -244,6 +265,14 @@ def _not_measured_yet(journal: JournalReader, drafting: Prefetch) -> list[str]:
     lines = [] if running is None or running.is_baseline else [f"{running.number} is being measured: {running.title}"]
     waiting = [ready.draft for ready in drafting.waiting if ready.draft.candidate is not None]
     return lines + [f"drafted, and not measured yet: {draft.proposal.title}" for draft in waiting]
+
+
+def _open_edits(journal: JournalReader, drafting: Prefetch) -> list[Sequence[Edit]]:
+    """Return the edits of the running experiment and of the waiting drafts, also of those that were rejected."""
+    running = journal.open_experiment()
+    proposal = None if running is None else journal.proposal(running.id)
+    proposals = [*(ready.draft.proposal for ready in drafting.waiting), *([proposal] if proposal else [])]
+    return [each.edits for each in proposals]
 
 
 def _not_recorded_yet(drafting: Prefetch) -> list[str]:

@@ -8,24 +8,26 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from statistics import fmean
 
 from researcher.decision.rules import is_banned, pooled_sigma, rolled_back_keeps
-from researcher.errors import Rejected
+from researcher.errors import EditError, Rejected
 from researcher.journal.reader import JournalReader
 from researcher.journal.records import Decision, Experiment
 from researcher.optimizer.knob_effects import Effect, effects
 from researcher.optimizer.optimizer import Optimizer
-from researcher.optimizer.space import values_and_ranges
+from researcher.prompting.knob_json import Move, other_values, schema_of
 from researcher.prompting.prompt import Advice, PromptContext
-from researcher.proposers.edit_formats import AskedModel, offered_formats
+from researcher.prompting.source_outline import short_parts
+from researcher.proposers.advice import move_in
+from researcher.proposers.edit_formats import AskedModel, free_questions, offered_formats
 from researcher.proposers.escalation import without_keep
 from researcher.proposers.lessons import Lessons, NearMiss
 from researcher.proposers.novelty import objection
 from researcher.source.knobs import read_knobs
-from researcher.source.proposal import EditFormat, KnobValue, Proposal, ProposerName, ReplaceFunction
+from researcher.source.proposal import EditFormat, Proposal, ProposerName, ReplaceFunction
 from researcher.source.validation import validate
 from trainer.jobs import Clock, Outcome, Profile
 
@@ -37,9 +39,12 @@ TOUCHED = 4  # keeps and near misses that select the parts
 
 
 def prompt_context(
-    history: JournalReader, profile: Profile, program: str, source: str, idea: str | None
+    history: JournalReader, profile: Profile, program: str, source: str, idea: str | None, *, is_brief: bool = False
 ) -> PromptContext:
-    """Build the state of the run for one question about the incumbent's `source`."""
+    """Build the state of the run for one question about the incumbent's `source`.
+
+    With `is_brief` each line of the history holds a change and its effect on the score, without sentences.
+    """
     recent = history.recent(HISTORY_LINES)
     number = recent[-1].number + 1 if recent else 0
     turn = number // TURN_EXPERIMENTS
@@ -48,18 +53,31 @@ def prompt_context(
     rolled_back = rolled_back_keeps(history.experiments(), history.confirmations())
     own = [item for item in recent if item.proposer in (ProposerName.LLM, ProposerName.ADVISER)]
     rejected = [item for item in own if item.outcome is Outcome.REJECTED][-REJECTION_LINES:]
+    scores = history.scores() if is_brief else {}
+    lines = (
+        _brief_line(item, scores, is_rolled_back=item.id in rolled_back)
+        if is_brief
+        else _line(item, rolled_back.get(item.id))
+        for item in measured
+    )
     return PromptContext(
         program=program,
         profile=profile_text(profile),
         source=source,
         incumbent=_incumbent_text(history, profile),
-        history=tuple(_line(item, rolled_back.get(item.id)) for item in measured),
+        history=tuple(lines),
         rejections=tuple(f"{item.title}: {item.reason}" for item in rejected),
         idea=idea,
         earlier=first,
         named=_touched(history, measured, turn * TURN_EXPERIMENTS),
         turn=turn,
+        closed=frozenset().union(*(_move(history, item) for item in rejected)),
     )
+
+
+def _move(history: JournalReader, item: Experiment) -> set[Move]:
+    proposal = history.proposal(item.id)
+    return set() if proposal is None else move_in(proposal.edits)
 
 
 def profile_text(profile: Profile) -> str:
@@ -115,11 +133,20 @@ def _line(item: Experiment, rolled_back: str | None) -> str:
     return f"{item.number} {item.decision or item.state}: {item.title}: {item.reason or ''}"
 
 
+def _brief_line(item: Experiment, scores: dict[int, list[float]], *, is_rolled_back: bool) -> str:
+    before = scores.get(item.parent) if item.parent is not None else None
+    if item.score is None or before is None:
+        end = "" if item.outcome in (None, Outcome.OK) else f": {item.outcome.value.replace('_', ' ')}"
+        return f"{item.number} {item.title}{end}"
+    decided = "rolled back" if is_rolled_back else item.decision or item.state
+    return f"{item.number} {item.title}: {item.score - fmean(before):+.5f}, {decided}"
+
+
 PLATEAU_PROMPT = 8  # experiments in a row without a keep
 ADVISED_HISTORY = 20
 ADVISED_BLOCK = 10
-BEST = 5
 DIFF_LINES = 40
+PART_TOKENS = 1500  # of the longest function that a small model is asked about
 _ASSIGNED = re.compile(r"([A-Z][A-Z0-9_]*)\b[^=]*=")
 
 
@@ -145,26 +172,39 @@ class Briefing:
 
         `idea` is a user's wish.
         """
-        context = prompt_context(history, self._profile, self._program(), incumbent, idea)
-        lines = self._effect_lines(history)
         advises = proposer_name == ProposerName.ADVISER
-        has_ranges = bool(values_and_ranges(incumbent)[1])
-        edit_formats = offered_formats(history, model, may_be_json=idea is None and has_ranges)
-        if advises or edit_formats == (EditFormat.JSON,):
+        closed = self._closed(incumbent)
+        has_moves = schema_of(incumbent, one_knob=True, closed=closed) is not None
+        edit_formats = offered_formats(history, model, may_be_json=idea is None and has_moves)
+        is_brief = advises or edit_formats == (EditFormat.JSON,)
+        context = prompt_context(history, self._profile, self._program(), incumbent, idea, is_brief=is_brief)
+        context = replace(context, proposer_name=proposer_name, one_knob=model.is_small, closed=context.closed | closed)
+        if is_brief:
             return replace(
                 context,
                 history=context.history[_first_advised(len(context.history)) :],
-                memory=lines,
                 edit_formats=(EditFormat.JSON,),
-                advice=self._advice(history, incumbent, suggests=advises),
+                advice=self._advice(history, incumbent, suggests=advises and not model.is_small),
             )
         fruitless = without_keep(history.experiments())
-        return replace(
+        context = replace(
             context,
             edit_formats=edit_formats,
-            memory=(*lines, *self._lesson_lines(history, context.earlier), *_diff_lines(history, incumbent)),
+            memory=(
+                *self._effect_lines(history),
+                *self._lesson_lines(history, context.earlier),
+                *_diff_lines(history, incumbent),
+            ),
             fruitless=fruitless if fruitless >= PLATEAU_PROMPT else None,
         )
+        about_a_part = model.is_small and idea is None and EditFormat.FILE not in edit_formats
+        return _about_a_part(context, free_questions(history, model.name)) if about_a_part else context
+
+    def _closed(self, incumbent: str) -> frozenset[Move]:
+        """Return the changes of one knob that were tried, or that give no other model that runs."""
+        listed = {(name, value) for name, values in other_values(incumbent).items() for value in values}
+        idle = {(name, value) for name, value in listed if not self._optimizer.runs(incumbent, name, value)}
+        return frozenset(idle | self._optimizer.tried(incumbent))
 
     def near_misses(self, history: JournalReader) -> list[NearMiss]:
         """Return edits that were not kept and were no worse than the noise, the best first."""
@@ -174,13 +214,9 @@ class Briefing:
         return pooled_sigma(list(history.scores().values()), self._profile.sigma_floor)
 
     def _advice(self, history: JournalReader, incumbent: str, *, suggests: bool) -> Advice:
-        """Return the knobs. A model that sees the optimiser's suggestion copies it, so only an adviser does."""
-        best = (
-            f"{score:.6f} with {_set(moves) or 'train.py as it stands'}"
-            for score, moves in self._optimizer.best(incumbent, BEST)
-        )
+        """Return the knobs. A small model that sees the optimiser's suggestion copies it."""
         suggestion = self._suggestion(history, incumbent) if suggests else None
-        return Advice(_knob_lines(incumbent), tuple(best), suggestion)
+        return Advice(_knob_lines(incumbent, self._effects(history)), suggestion)
 
     def _suggestion(self, history: JournalReader, incumbent: str) -> str:
         """Describe the change that the optimiser would make without random exploration."""
@@ -196,8 +232,11 @@ class Briefing:
             return f"nothing: {error}"
 
     def _effect_lines(self, history: JournalReader) -> tuple[str, ...]:
-        known = effects(self._optimizer.moves(), self._sigma(history))
-        return _section("What moving a knob did to the score, and how sure that is", [*map(_effect, known)])
+        lines = [f"{effect.knob} {_effect(effect)}" for effect in self._effects(history)]
+        return _section("What moving a knob did to the score, and how sure that is", lines)
+
+    def _effects(self, history: JournalReader) -> list[Effect]:
+        return effects(self._optimizer.moves(), self._sigma(history))
 
     def _lesson_lines(self, history: JournalReader, earlier: int) -> tuple[str, ...]:
         dead = self.lessons.dead_ends(history.scores(), self._sigma(history), earlier)
@@ -229,11 +268,26 @@ def _unless_banned(item: Experiment) -> str:
     return "" if item.outcome is not None and is_banned([item.outcome]) else " (a failure: refused after the second)"
 
 
-def _knob_lines(source: str) -> tuple[str, ...]:
-    """Return the lines of knobs with a range, including the comments that give the ranges."""
+def _about_a_part(context: PromptContext, asked_before: int) -> PromptContext:
+    """Return a question about one function, the next one for every second question, which then asks for less code."""
+    try:
+        parts = short_parts(context.source, PART_TOKENS)
+    except EditError:
+        return context
+    if not parts:
+        return context
+    return replace(context, part=parts[asked_before // 2 % len(parts)], removes=bool(asked_before % 2))
+
+
+def _knob_lines(source: str, known: Sequence[Effect]) -> tuple[str, ...]:
+    """Return the lines of knobs with a range, including the comments with ranges, and the effects of their moves."""
     ranged = {name for name, knob in read_knobs(source).items() if knob.range is not None}
     found = ((_ASSIGNED.match(line), line) for line in source.splitlines())
-    return tuple(line for name, line in found if name and name[1] in ranged)
+    return tuple(
+        " | ".join([line, *(_effect(effect) for effect in known if effect.knob == name[1])])
+        for name, line in found
+        if name and name[1] in ranged
+    )
 
 
 def _section(heading: str, lines: list[str]) -> tuple[str, ...]:
@@ -243,12 +297,8 @@ def _section(heading: str, lines: list[str]) -> tuple[str, ...]:
 def _effect(effect: Effect) -> str:
     failed = f", {effect.failed} failed" if effect.failed else ""
     if effect.mean is None or effect.sd is None:
-        return f"{effect.knob} {effect.direction}: no score{failed}"
-    return f"{effect.knob} {effect.direction}: {effect.mean:+.5f} ± {effect.sd:.5f}, tried {effect.measured}{failed}"
-
-
-def _set(moves: Mapping[str, KnobValue]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in moves.items())
+        return f"{effect.direction}: no score{failed}"
+    return f"{effect.direction}: {effect.mean:+.5f} ± {effect.sd:.5f}, tried {effect.measured}{failed}"
 
 
 def _diff_lines(history: JournalReader, incumbent: str) -> tuple[str, ...]:

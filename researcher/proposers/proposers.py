@@ -119,6 +119,12 @@ class Proposers:
         if self._llm_proposer is not None and run is not None and run.incumbent is not None:
             self._llm_proposer.draft_ahead(journal, journal.source(run.incumbent), self._upcoming(journal))
 
+    def why_no_llm(self) -> str | None:
+        """Return the reason why no LLM takes ideas now, or None if one does."""
+        if self._llm_proposer is None:
+            return "this run asks none (LLM=none, or its --proposer)"
+        return self._llm_proposer.why_away
+
     def free_gpu(self, tick: Tick) -> None:
         """Unload the LLM from the GPU before a trial. Raises ModelNotUnloaded."""
         if self._llm_proposer is not None:

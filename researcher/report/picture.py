@@ -1,28 +1,40 @@
 """progress.png: the run in one picture. Each experiment is a point, the incumbent a staircase, and its noise a band.
 
-The user's settings of matplotlib do not change the picture, and titles are never read as TeX.
+The best keeps have their number beside their point, and their titles stand in a list beside the plot. Scores far from
+the staircase are drawn at the edge, so that they do not flatten the rest. A picture can be PNG or SVG, light or dark,
+landscape or portrait. The user's settings of matplotlib do not change it, and titles are never read as TeX.
 """
 
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-import matplotlib as mpl
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.text import Text
-from matplotlib.ticker import MaxNLocator
-
-from researcher.journal.records import ConfirmationVerdict, Decision
-from researcher.report.view import Row, RunReport, tally_text
+from researcher.journal.records import Confirmation, ConfirmationVerdict, Decision
+from researcher.report.picture_layout import (
+    LOOKS,
+    Look,
+    Mark,
+    beside_the_defaults,
+    boxes_of_line,
+    boxes_of_points,
+    fitted,
+    place_labels,
+)
+from researcher.report.view import Row, RunReport, headline, tally_text
 from trainer.jobs import Outcome
 
-INK, FAINT, KEEP, CLAIM, LOST = "#1f2933", "#9aa5b1", "#0b7a5c", "#d97706", "#c2410c"
-LABELS_LIMIT = 8
-LABEL_CHARACTERS = 44
+with beside_the_defaults():
+    import matplotlib as mpl
+    from matplotlib.axes import Axes
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
 FAILURE_MARKERS = {
     Outcome.CRASHED: "x",
     Outcome.OUT_OF_MEMORY: "+",
@@ -30,31 +42,66 @@ FAILURE_MARKERS = {
     Outcome.UNSCORABLE: "2",
     Outcome.LOST: "3",
 }
+SMALL, NORMAL, LARGE = 8.0, 9.0, 13.0  # points
+LINE = 1.55  # height of a line in font sizes
+FAILURES_AT, OFF_SCALE_AT = 0.965, 0.915  # heights in the axes
+HEADROOM = 1.14
 
 
-def draw(report: RunReport) -> bytes:
-    """Draw the run as a PNG. A run without a measured baseline gets a note instead."""
+@dataclass(frozen=True)
+class Scale:
+    """The lowest and highest score that is drawn at its place."""
+
+    low: float
+    high: float
+
+    @property
+    def top(self) -> float:
+        """The score at the plot's upper edge; the strip below it holds failures and scores off the scale."""
+        return self.low + HEADROOM * (self.high - self.low)
+
+    def __contains__(self, score: float) -> bool:
+        return self.low <= score <= self.high
+
+
+@contextmanager
+def _own_settings() -> Iterator[None]:
     with mpl.rc_context():
         mpl.rcdefaults()
-        return png(_figure(report))
+        mpl.rcParams["text.parse_math"] = False  # a model may write $
+        yield
 
 
-def _figure(report: RunReport) -> Figure:
-    figure = Figure(figsize=(12, 6.5), dpi=130, layout="constrained")
+@_own_settings()
+def draw(report: RunReport, look: Look = LOOKS["progress.png"]) -> bytes:
+    """Draw the run as PNG or SVG. A run without a measured baseline gets a note instead."""
+    figure = figure_of(report, look)
+    return png(figure) if look.form == "png" else _svg(figure)
+
+
+@_own_settings()
+def figure_of(report: RunReport, look: Look) -> Figure:
+    """Return the picture of a run as a figure."""
+    figure = Figure(figsize=look.inches, dpi=look.dpi, facecolor=look.palette.paper)
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    _frame(axes)
+    axes = figure.add_axes(look.plot, facecolor=look.palette.paper)
+    _title(figure, report, look)
     if report.gain is None:
-        axes.text(0.5, 0.5, "the baseline is still being measured", transform=axes.transAxes, ha="center", color=INK)
-    else:
-        _staircase(axes, report)
-        _points(axes, report)
-        _claims(axes, report)
-        _remeasured(axes, report)
-        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", frameon=False, ncols=4, fontsize=9)
-    axes.set_title(_title(report), loc="left", fontsize=12, color=INK)
-    for text in figure.findobj(Text):
-        text.set_parse_math(False)  # a model may write $
+        _frame(axes, look)
+        note: dict[str, Any] = {"ha": "center", "color": look.palette.ink, "transform": axes.transAxes}
+        axes.text(0.5, 0.5, "the baseline is still being measured", **note)
+        return figure
+    scale = _scale(report)
+    axes.set_ylim(scale.low, scale.top)
+    axes.set_xlim(-0.02 * len(report.rows) - 0.5, report.rows[-1].experiment.number * 1.01 + 1.2)
+    _frame(axes, look)
+    _percent(axes, report, look)
+    _staircase(axes, report, look)
+    _points(axes, report, look, scale)
+    _claims(axes, report, look)
+    _remeasured(axes, report, look)
+    _legend(figure, axes, look)
+    _numbers(axes, report, look, scale, _listing(figure, report, look))
     return figure
 
 
@@ -65,30 +112,73 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _frame(axes: Axes) -> None:
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color(FAINT)
-    axes.tick_params(colors=INK)
-    axes.grid(axis="y", color=FAINT, alpha=0.25)
-    axes.set_xlabel("experiment", color=INK)
-    axes.set_ylabel("val_bpb (bits per byte, lower is better)", color=INK)
+def _svg(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    with mpl.rc_context({"svg.hashsalt": "overnight"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return buffer.getvalue()
+
+
+def _title(figure: Figure, report: RunReport, look: Look) -> None:
+    left, width = look.listing[0] if look.portrait else look.plot[0], 0.92
+    counts = f"{report.run.tag} ({report.run.profile}), {report.measured} experiments: {tally_text(report)}"
+    top, height_px = 0.975, look.inches[1] * 72
+    for words, size, weight in ((headline(report), LARGE, "bold"), (counts, NORMAL, "normal")):
+        text = fitted(figure, words, width * figure.bbox.width, size, weight)
+        style: dict[str, Any] = {"fontsize": size, "fontweight": weight, "color": look.palette.ink, "va": "top"}
+        figure.text(left, top, text, **style)
+        top -= LINE * size / height_px
+
+
+def _frame(axes: Axes, look: Look) -> None:
+    colors = look.palette
+    axes.spines["top"].set_visible(False)
+    for side in ("left", "bottom", "right"):
+        axes.spines[side].set_color(colors.faint)
+    axes.tick_params(colors=colors.ink, labelsize=SMALL)
+    axes.grid(axis="y", color=colors.faint, alpha=0.25)
+    axes.set_xlabel("experiment", color=colors.ink, fontsize=NORMAL)
+    axes.set_ylabel("val_bpb (bits per byte, lower is better)", color=colors.ink, fontsize=NORMAL)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.ticklabel_format(axis="y", useOffset=False)
 
 
-def _staircase(axes: Axes, report: RunReport) -> None:
+def _percent(axes: Axes, report: RunReport, look: Look) -> None:
+    """Draw the gain over the baseline in percent on the right."""
+    base = _baseline(report)
+
+    def gain(score: Any) -> Any:
+        return 100 * (1 - score / base)
+
+    def score(gain: Any) -> Any:
+        return base * (1 - gain / 100)
+
+    right = axes.secondary_yaxis("right", functions=(gain, score))
+    right.tick_params(colors=look.palette.ink, labelsize=SMALL)
+    right.spines["right"].set_color(look.palette.faint)
+    right.yaxis.set_major_formatter(lambda value, _: f"{value:+.3g} %" if abs(value) > 1e-9 else "start")
+
+
+def _scale(report: RunReport) -> Scale:
+    """Return the edges of the plot: around the staircase and its noise, whatever single scores are."""
+    sigma, base = report.sigma or 0.0, _baseline(report)
+    standing = [_score_of(report, row.experiment.id) for row in report.rows if _stands(row)]
+    low, high = min([base, *standing]), max([base, *standing])
+    height = max(high - low, min(4 * sigma, 0.05 * abs(base)), 0.002 * abs(base))  # one odd score widens sigma
+    return Scale(low - 0.45 * height, high + 0.6 * height)
+
+
+def _stands(row: Row) -> bool:
+    return row.status == "keep" and not row.rolled_back and row.experiment.score is not None
+
+
+def _staircase(axes: Axes, report: RunReport, look: Look) -> None:
     """Draw the incumbent's score as it was known at the time: down with each keep, up with each rollback."""
-    xs, ys = [0.0], [_baseline(report)]
-    for x, y in _steps(report):
-        xs.append(x)
-        ys.append(y)
-    xs.append(report.rows[-1].experiment.number + 1.0)
-    ys.append(ys[-1])
-    sigma = report.sigma or 0.0
-    axes.fill_between(xs, [y - sigma for y in ys], [y + sigma for y in ys], step="post", color=KEEP, alpha=0.12, lw=0)
-    axes.step(xs, ys, where="post", color=KEEP, lw=1.6, label=f"incumbent, ±1σ = {sigma:.4f}")
-    axes.axhline(ys[0], color=FAINT, lw=1, ls=":")
+    xs, ys = zip(*_corners(report), strict=True)
+    sigma, color = report.sigma or 0.0, look.palette.keep
+    axes.fill_between(xs, [y - sigma for y in ys], [y + sigma for y in ys], color=color, alpha=0.12, lw=0)
+    axes.plot(xs, ys, color=color, lw=1.6, label=f"best so far, ±1σ = {sigma:.4f}")
+    axes.axhline(ys[0], color=look.palette.faint, lw=1, ls=":")
 
 
 def _steps(report: RunReport) -> list[tuple[float, float]]:
@@ -98,10 +188,9 @@ def _steps(report: RunReport) -> list[tuple[float, float]]:
         for item in (row.experiment for row in report.rows[1:])
         if item.decision is Decision.KEEP and item.score is not None
     ]
-    for confirmation in report.confirmations:
-        at = confirmation.decided_at
-        if confirmation.rolled_back and at is not None:
-            events.append((at, _end_of(report, at), _score_of(report, confirmation.base)))
+    for each in report.confirmations:
+        if each.rolled_back and each.decided_at is not None:
+            events.append((each.decided_at, _end_of(report, each.decided_at), _score_of(report, each.base)))
     return [(x, y) for _, x, y in sorted(events)]
 
 
@@ -124,123 +213,162 @@ def _end_of(report: RunReport, at: float) -> float:
     return before[-1] + 0.5
 
 
-def _points(axes: Axes, report: RunReport) -> None:
-    axes.scatter(
-        [0] * len(report.baseline_scores),
-        report.baseline_scores,
-        s=26,
-        color=INK,
-        zorder=3,
-        label="baseline, each seed",
-    )
-    measured = [row for row in report.rows[1:] if row.experiment.score is not None]
-    kinds: list[tuple[str, list[Row], dict[str, Any]]] = [
-        ("discard", [row for row in measured if row.status == "discard"], {"color": FAINT, "s": 30}),
-        (
-            "keep (provisional)",
-            [row for row in measured if row.status == "keep" and not row.confirmed and not row.rolled_back],
-            {"facecolors": "white", "edgecolors": KEEP, "s": 62, "linewidths": 1.8},
-        ),
-        ("keep (confirmed)", [row for row in measured if row.confirmed], {"color": KEEP, "s": 66}),
-        (
-            "keep (rolled back)",
-            [row for row in measured if row.rolled_back],
-            {"facecolors": "white", "edgecolors": LOST, "s": 62, "linewidths": 1.8},
-        ),
-    ]
-    for label, rows, style in kinds:
-        if rows:
-            points = [(row.experiment.number, row.experiment.score or 0.0) for row in rows]
-            axes.scatter(*zip(*points, strict=True), zorder=4, label=label, **style)
-    _clip_to_interesting(axes, report, measured)
-    _failures(axes, report)
-    for index, row in enumerate([row for row in measured if row.status == "keep"][-LABELS_LIMIT:]):
-        near_the_end = row.experiment.number > 0.7 * report.rows[-1].experiment.number
-        axes.annotate(
-            _short(row.experiment.title),
-            (row.experiment.number, row.experiment.score or 0.0),
-            xytext=(-8 if near_the_end else 8, -13 - 11 * (index % 3)),
-            textcoords="offset points",
-            ha="right" if near_the_end else "left",
-            fontsize=8,
-            color=INK,
-        )
+def _size(report: RunReport, large: float) -> float:
+    """Return the area of a marker: smaller, the more experiments there are."""
+    return large * min(1.0, max(0.12, 60 / len(report.rows)))
 
 
-def _clip_to_interesting(axes: Axes, report: RunReport, measured: list[Row]) -> None:
-    """Draw scores far above the baseline at the upper edge, so that one bad score does not flatten the rest."""
-    scores = [row.experiment.score for row in measured if row.experiment.score is not None]
-    top = max(report.baseline_scores)
-    low = min([*scores, *report.baseline_scores])
-    sigma = report.sigma or 0.0
-    height = max(top - low, 4 * sigma, 0.01)
-    upper = top + 0.8 * height
-    axes.set_ylim(low - 0.25 * height, upper)
-    above = [row.experiment.number for row in measured if (row.experiment.score or 0.0) > upper]
-    if above:
-        axes.scatter(
-            above, [upper - 0.02 * height] * len(above), marker="^", color=FAINT, s=40, label="worse, off scale"
-        )
-
-
-def _failures(axes: Axes, report: RunReport) -> None:
-    low, high = axes.get_ylim()
+def _points(axes: Axes, report: RunReport, look: Look, scale: Scale) -> None:
+    colors = look.palette
+    series = _series(report, look)
+    for label, points, style in series:
+        if inside := [point for point in points if point[1] in scale]:
+            axes.scatter(*zip(*inside, strict=True), zorder=4, label=label, **style)
+    scores = [point for _, points, _ in series for point in points]
+    _at_edge(axes, [x for x, y in scores if y > scale.high], OFF_SCALE_AT, "^", colors.faint, "worse, off the scale")
+    _at_edge(axes, [x for x, y in scores if y < scale.low], 0.03, "v", colors.lost, "lower, off the scale")
     for outcome, marker in FAILURE_MARKERS.items():
         at = [row.experiment.number for row in report.rows if row.experiment.outcome is outcome]
-        if at:
-            label = outcome.value.replace("_", " ")
-            axes.scatter(at, [low + 0.96 * (high - low)] * len(at), marker=marker, color=LOST, s=40, label=label)
+        _at_edge(axes, at, FAILURES_AT, marker, colors.lost, outcome.value.replace("_", " "))
 
 
-def _claims(axes: Axes, report: RunReport) -> None:
-    """Draw each claim's own means beside the keeps' optimistic first scores, and each rollback with its reason."""
+def _series(report: RunReport, look: Look) -> list[tuple[str, list[tuple[int, float]], dict[str, Any]]]:
+    """Return the label, the points and the style of each kind of score."""
+    colors, size = look.palette, _size(report, 60)
+    ring = {"facecolors": colors.paper, "s": size, "linewidths": 1.5}
+    rows = report.rows[1:]
+    kinds: list[tuple[str, list[Row], dict[str, Any]]] = [
+        ("discard", [row for row in rows if row.status == "discard"], {"color": colors.faint, "s": size / 2}),
+        ("keep, measured once", [row for row in rows if _is_single(row)], ring | {"edgecolors": colors.keep}),
+        ("keep, confirmed", [row for row in rows if row.confirmed], {"color": colors.keep, "s": size}),
+        ("keep, rolled back", [row for row in rows if row.rolled_back], ring | {"edgecolors": colors.lost}),
+    ]
+    start = [(0, score) for score in report.baseline_scores]
+    return [
+        ("start, each seed", start, {"color": colors.ink, "s": size / 2}),
+        *((label, [*map(_point, filter(_has_score, found))], style) for label, found, style in kinds),
+    ]
+
+
+def _is_single(row: Row) -> bool:
+    return _stands(row) and not row.confirmed
+
+
+def _has_score(row: Row) -> bool:
+    return row.experiment.score is not None
+
+
+def _point(row: Row) -> tuple[int, float]:
+    assert row.experiment.score is not None
+    return row.experiment.number, row.experiment.score
+
+
+def _at_edge(axes: Axes, xs: Sequence[float], height: float, marker: str, color: str, label: str) -> None:
+    if xs:
+        across = axes.get_xaxis_transform()
+        style: dict[str, Any] = {"marker": marker, "color": color, "s": 26, "zorder": 4, "transform": across}
+        axes.scatter(xs, [height] * len(xs), label=label, **style)
+
+
+def _claims(axes: Axes, report: RunReport, look: Look) -> None:
+    """Draw each claim's own means beside the keeps' optimistic first scores."""
     label: str | None = "mean of fresh seeds, ±2σ of the difference"
-    for index, confirmation in enumerate(report.confirmations):
-        if confirmation.decided_at is None or confirmation.verdict in (None, ConfirmationVerdict.HOLDS):
+    for each in _decided_claims(report):
+        if each.head_score is None or each.threshold is None or each.decided_at is None:
             continue
-        x = _end_of(report, confirmation.decided_at)
-        color = CLAIM if confirmation.verdict is ConfirmationVerdict.CONFIRMED else LOST
-        why = confirmation.reason or ""
-        y = _score_of(report, confirmation.base)
-        if confirmation.head_score is not None and confirmation.threshold is not None:
-            y = confirmation.head_score
-            why = f"gain {confirmation.gain or 0.0:+.4f}, {confirmation.threshold:.4f} needed"
-            axes.errorbar(
-                [x], [y], yerr=[confirmation.threshold], fmt="D", color=color, ms=7, capsize=4, zorder=5, label=label
-            )
-            label = None
-        early = x < 0.4 * report.rows[-1].experiment.number
-        axes.annotate(
-            _short(f"{confirmation.verdict.words}: {why}"),
-            (x, y),
-            xytext=(9 if early else -9, 12 + 13 * (index % 3)),
-            textcoords="offset points",
-            ha="left" if early else "right",
-            fontsize=9,
-            color=color,
-            fontweight="bold",
-        )
+        is_confirmed = each.verdict is ConfirmationVerdict.CONFIRMED
+        color = look.palette.claim if is_confirmed else look.palette.lost
+        style: dict[str, Any] = {"fmt": "D", "ms": 5, "capsize": 3, "zorder": 5, "color": color, "label": label}
+        axes.errorbar([_end_of(report, each.decided_at)], [each.head_score], yerr=[each.threshold], **style)
+        label = None
 
 
-def _remeasured(axes: Axes, report: RunReport) -> None:
+def _decided_claims(report: RunReport) -> list[Confirmation]:
+    undrawn = (None, ConfirmationVerdict.HOLDS)
+    return [each for each in report.confirmations if each.decided_at is not None and each.verdict not in undrawn]
+
+
+def _remeasured(axes: Axes, report: RunReport, look: Look) -> None:
     """Draw the incumbent's later trials. They are level with its step as long as the machine does not drift."""
     xs = [_end_of(report, trial.finished_at or 0.0) for trial in report.remeasured]
     if xs:
         ys = [trial.val_bpb or 0.0 for trial in report.remeasured]
-        axes.scatter(xs, ys, marker="_", color=INK, s=60, zorder=5, label="incumbent, run again")
+        axes.scatter(xs, ys, marker="_", color=look.palette.ink, s=_size(report, 60), zorder=5, label="best, run again")
 
 
-def _title(report: RunReport) -> str:
-    counts = f"{report.measured} experiments: {tally_text(report)}"
-    gain = "no gain confirmed" if report.gain is None or report.gain.confirmed is None else _confirmed(report)
-    return f"Overnight {report.run.tag} ({report.run.profile})   {counts}   {gain}"
+def _legend(figure: Figure, axes: Axes, look: Look) -> None:
+    columns, top = (2, look.plot[1] - 0.045) if look.portrait else (4, look.plot[1] - 0.075)
+    handles, labels = axes.get_legend_handles_labels()
+    style: dict[str, Any] = {"frameon": False, "fontsize": SMALL, "labelcolor": look.palette.ink, "ncols": columns}
+    figure.legend(handles, labels, loc="upper left", bbox_to_anchor=(look.plot[0] - 0.03, top), **style)
 
 
-def _confirmed(report: RunReport) -> str:
-    assert report.gain is not None
-    assert report.gain.confirmed is not None
-    return f"confirmed {-report.gain.confirmed:+.4f} val_bpb"
+def _listing(figure: Figure, report: RunReport, look: Look) -> list[Row]:
+    """Write the keeps with the largest gains and the latest claims in a list. Return the listed keeps."""
+    left, bottom, width, height = look.listing
+    line = LINE * SMALL / (look.inches[1] * 72)
+    room = int(height / line)
+    keeps = [row for row in report.rows if row.status == "keep" and not row.experiment.is_baseline]
+    claims = _decided_claims(report)[-max(2, room // 4) :]
+    largest = sorted(keeps, key=_gain, reverse=True)[: room - len(claims) - 2]
+    lines = [(_keep_text(row), _color(row, look)) for row in keeps if row in largest]
+    if len(keeps) > len(largest):
+        lines.append((f"and {len(keeps) - len(largest)} smaller keeps, see results.tsv", look.palette.faint))
+    lines += [(_claim_text(report, each), _claim_color(each, look)) for each in claims]
+    for index, (words, color) in enumerate(lines):
+        text = fitted(figure, words, width * figure.bbox.width, SMALL)
+        style: dict[str, Any] = {"fontsize": SMALL, "color": color, "va": "top"}
+        figure.text(left, bottom + height - index * line, text, **style)
+    return largest
 
 
-def _short(title: str) -> str:
-    return title if len(title) <= LABEL_CHARACTERS else f"{title[: LABEL_CHARACTERS - 1]}…"
+def _numbers(axes: Axes, report: RunReport, look: Look, scale: Scale, keeps: Sequence[Row]) -> None:
+    """Write the numbers of `keeps` beside their points, where neither points nor the staircase lie."""
+    radius_px = (_size(report, 60) ** 0.5 / 2 + 1) * look.dpi / 72
+    points: list[tuple[float, float]] = [
+        point for _, found, _ in _series(report, look) for point in found if point[1] in scale
+    ]
+    points += [(_end_of(report, each.decided_at or 0.0), each.head_score or 0.0) for each in _decided_claims(report)]
+    corners = _corners(report)
+    marks = [
+        Mark(*_point(row), str(row.experiment.number), _color(row, look), radius_px)
+        for row in keeps
+        if row.experiment.score is not None and row.experiment.score in scale
+    ]
+    place_labels(axes, marks, [*boxes_of_points(axes, points, radius_px), *boxes_of_line(axes, corners)], SMALL)
+
+
+def _corners(report: RunReport) -> list[tuple[float, float]]:
+    """Return the corners of the staircase."""
+    corners = [(0.0, _baseline(report))]
+    for x, y in _steps(report):
+        corners += [(x, corners[-1][1]), (x, y)]
+    return [*corners, (report.rows[-1].experiment.number + 1.0, corners[-1][1])]
+
+
+def _gain(row: Row) -> float:
+    """Return how much lower a keep's first score was than the score that it had to beat."""
+    return -(row.delta or 0.0)
+
+
+def _color(row: Row, look: Look) -> str:
+    return look.palette.lost if row.rolled_back else look.palette.keep
+
+
+def _claim_color(claim: Confirmation, look: Look) -> str:
+    return look.palette.claim if claim.verdict is ConfirmationVerdict.CONFIRMED else look.palette.lost
+
+
+def _keep_text(row: Row) -> str:
+    delta = "" if row.delta is None else f" ({row.delta:+.4f})"
+    return f"{row.experiment.number}{delta}  {row.experiment.title}{', rolled back' if row.rolled_back else ''}"
+
+
+def _claim_text(report: RunReport, claim: Confirmation) -> str:
+    assert claim.verdict is not None
+    head = report.row(claim.head)
+    number = "?" if head is None else head.experiment.number
+    why = claim.reason or ""
+    if claim.gain is not None and claim.threshold is not None:
+        why = f"gain {claim.gain:+.4f}, {claim.threshold:.4f} needed"
+    return f"◆ {number} {claim.verdict.words}: {why}"

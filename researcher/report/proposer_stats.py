@@ -113,7 +113,7 @@ def _rates(run: Run, proposer: str, rows: list[Row], scores: Mapping[int, Sequen
         kept=len(kept),
         confirmed=sum(row.confirmed for row in kept),
         gain=sum((_gain(row, scores) for row in kept if not row.rolled_back), 0.0),
-        cost=cost_of(asked, [row.experiment for row in rows], trials),
+        cost=cost_of(asked, [row.experiment for row in rows], trials, machine_s=0.0),
     )
 
 

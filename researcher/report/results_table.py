@@ -23,6 +23,7 @@ COLUMNS: dict[str, Callable[[Row], str | float | None]] = {
     "outcome": lambda row: row.experiment.outcome,
     "note": lambda row: row.note,
     "val_bpb": lambda row: row.experiment.score,
+    "delta": lambda row: row.delta,
     "memory_gb": lambda row: row.memory_gb,
     "commit": lambda row: row.experiment.commit_sha,
     "proposer": lambda row: row.experiment.proposer,
@@ -47,6 +48,15 @@ def cell(row: Row, column: str, form: str = "", none: str = NO_NUMBER) -> str:
     """Return a column of an experiment as text, in the format `form`, or `none` if it has no value."""
     value = COLUMNS[column](row)
     return none if value is None else format(value, form)
+
+
+def all_columns_text(rows: Sequence[Row]) -> str:
+    """Return every column of the experiments as tab-separated text with a header; a missing value is empty."""
+    lines = ["\t".join(COLUMNS)]
+    for row in rows:
+        values = ("" if value is None else str(value) for value in values_of(row).values())
+        lines.append("\t".join(_CONTROL.sub(" ", value) for value in values))
+    return "\n".join(lines) + "\n"
 
 
 class ResultsTable:

@@ -44,6 +44,7 @@ from trainer.jobs import (
 MIB_PER_GB = 1000**3 / 1024**2
 NOT_RUNNING = "not running"
 NOTED = ("llm", "dry_runs", "subject")
+PULL = "pull"  # while the LLM's model is pulled, it explains why there is no LLM
 FAILURES = (Outcome.CRASHED, Outcome.OUT_OF_MEMORY, Outcome.TIMED_OUT, Outcome.UNSCORABLE, Outcome.REJECTED)
 
 
@@ -86,6 +87,13 @@ class Row:
         return str(self.experiment.decision or self.experiment.state)
 
     @property
+    def delta(self) -> float | None:
+        """The score minus the score that it had to beat, the best at that time: below 0 is better. None without
+        both."""
+        beaten = None if self.trial is None else self.trial.score_to_beat
+        return None if beaten is None or self.experiment.score is None else self.experiment.score - beaten
+
+    @property
     def memory_gb(self) -> float | None:
         """Peak memory in GB: the GPU's if there is one, else the process tree's."""
         mib = None if self.trial is None else self.trial.memory_mib
@@ -106,7 +114,8 @@ class LiveStatus:
     """The live status. `trial` and `progress` are None between trials, `workers` are those with a heartbeat.
 
     `status` is the researcher's, or the end of its run. It is None without a running researcher, and `silent` is the
-    text to show then. `foreign` describes refused unknown jobs, `notes` the state of each source in `NOTED`.
+    text to show then. `answers` is False if Redis does not answer. `foreign` describes refused unknown jobs, `notes` is
+    the state of each source in `NOTED`.
     """
 
     status: Status | None
@@ -116,6 +125,7 @@ class LiveStatus:
     foreign: str | None = None
     notes: Mapping[str, str] = field(default_factory=dict)
     silent: str = NOT_RUNNING
+    answers: bool = True
 
     @property
     def doing(self) -> str:
@@ -132,7 +142,9 @@ class LiveStatus:
 class RunReport:
     """The present state of a run.
 
-    `remeasured` are trials that measured an incumbent again to detect failures and drift.
+    `remeasured` are trials that measured an incumbent again to detect failures and drift. `running_s` is the time from
+    the first start to now or to the run's last event. `baseline_repeats` is the number of trials of the baseline, and
+    `measuring` is True while a trial waits or runs.
     """
 
     run: Run
@@ -146,9 +158,12 @@ class RunReport:
     repeated_attempts: int
     sigma: float | None
     gain: Gain | None
+    running_s: float
     cost: Cost
     heldout: HeldOut
     paid: tuple[PaidCall, ...]
+    baseline_repeats: int
+    measuring: bool
 
     @property
     def tally(self) -> dict[str, int]:
@@ -177,6 +192,19 @@ class RunReport:
         return [each for each in self.confirmations if each.head == experiment.id and each.verdict is not None]
 
     @property
+    def standing_claims(self) -> list[Confirmation]:
+        """The confirmed claims whose gain still stands, oldest first."""
+        fallen = {row.experiment.id for row in self.rows if row.rolled_back}
+        confirmed = [each for each in self.confirmations if each.verdict is ConfirmationVerdict.CONFIRMED]
+        return [each for each in confirmed if each.head not in fallen]
+
+    @property
+    def closest(self) -> Row | None:
+        """The measured experiment with the lowest score among those that were not kept, or None."""
+        lost = [row for row in self.rows if row.experiment.score is not None and row.status != "keep"]
+        return min(lost, key=lambda row: row.experiment.score or 0.0, default=None)
+
+    @property
     def incumbent(self) -> Row | None:
         """The row of the version that a candidate must beat."""
         return self.row(self.run.incumbent)
@@ -188,8 +216,8 @@ class RunReport:
         return fmean(took) if took else None
 
 
-def build_report(history: JournalReader, profile: Profile) -> RunReport | None:
-    """Return the run in a journal, or None before the first run."""
+def build_report(history: JournalReader, profile: Profile, at: float | None = None) -> RunReport | None:
+    """Return the run in a journal, or None before the first run. `at` is the present of a run that goes on."""
     run = history.run()
     if run is None:
         return None
@@ -198,6 +226,8 @@ def build_report(history: JournalReader, profile: Profile) -> RunReport | None:
     rolled_back_because = rolled_back_keeps(experiments, confirmations)
     scores = history.scores()
     baseline = tuple(scores.get(experiments[0].id, ()))
+    last = max((trial.finished_at or trial.queued_at for trial in trials), default=run.created_at)
+    running_s = max(0.0, (at or run.ended_at or last) - run.created_at)
     return RunReport(
         run=run,
         rows=rows_of(history.lineage(run.confirmed), experiments, trials, rolled_back_because),
@@ -210,9 +240,12 @@ def build_report(history: JournalReader, profile: Profile) -> RunReport | None:
         repeated_attempts=sum(min(trial.differed, REPEATS_LIMIT) for trial in trials),
         sigma=pooled_sigma(list(scores.values()), profile.sigma_floor) if len(baseline) > 1 else None,
         gain=_gain(run, experiments, [each for each in confirmations if each.head not in rolled_back_because], scores),
-        cost=cost_of(run, experiments, trials),
+        running_s=running_s,
+        cost=cost_of(run, experiments, trials, running_s),
         heldout=held_out(experiments, confirmations, rolled_back_because, trials),
         paid=tuple(history.paid_calls()),
+        baseline_repeats=profile.baseline_repeats,
+        measuring=any(not trial.finished for trial in trials),
     )
 
 
@@ -236,6 +269,28 @@ def rows_of(
         )
         for item in experiments
     )
+
+
+def headline(report: RunReport) -> str:
+    """Return the result of the run in one sentence. Its percentage is the confirmed gain over the baseline's mean."""
+    gain, tried = report.gain, f"{report.measured} tried"
+    if gain is None:
+        return f"Measuring the start: {len(report.baseline_scores)} of {report.baseline_repeats} times so far"
+    if gain.confirmed is not None:
+        times = min(each.pairs for each in report.standing_claims)
+        return f"{percent(gain.confirmed / gain.baseline)} better than the start, measured again {times} times"
+    if gain.provisional is not None and gain.provisional > 0:
+        looks = percent(gain.provisional / gain.baseline)
+        return f"Perhaps {looks} better than the start, not yet measured again ({tried})"
+    if report.run.ended is not None:
+        return f"Nothing better than the start was found ({tried})"
+    return f"Nothing better than the start yet ({tried})"
+
+
+def percent(share: float) -> str:
+    """Return a share as a percentage with at least two significant digits."""
+    value = 100 * share
+    return f"{value:.1f} %" if abs(value) >= 1 else f"{value:.2g} %"
 
 
 def tally_text(report: RunReport) -> str:
@@ -280,7 +335,9 @@ def _foreign(bus: RedisClient, trainers: tuple[WorkerStatus, ...]) -> str | None
 def _notes(bus: RedisClient) -> dict[str, str]:
     """Return the researcher's messages about parts that the run can do without."""
     shown = {source: bus.doing(source) for source in NOTED}
-    return {source: status.message for source, status in shown.items() if status is not None and status.message}
+    notes = {source: status.message for source, status in shown.items() if status is not None and status.message}
+    pull = bus.doing(PULL)
+    return notes if pull is None else notes | {"llm": f"none yet: {pull.message}"}
 
 
 def _gain(

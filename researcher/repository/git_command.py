@@ -168,10 +168,15 @@ def parse_refs(listing: bytes) -> dict[str, str]:
     return dict(line.split() for line in listing.decode(errors="surrogateescape").splitlines())
 
 
+def filters_off(path: Path) -> dict[str, str]:
+    """Return the settings that switch the filters of the repository off, such as git-lfs, which may be missing."""
+    keys = _names(path, "config", "-z", "--name-only", "--get-regexp", r"^filter\.", code=1)
+    return {key: "false" if key.endswith(".required") else "" for key in keys}
+
+
 def uncommitted(path: Path) -> list[str]:
     """Return tracked files that differ from the last commit. A file with a git filter counts as committed."""
-    keys = _names(path, "config", "-z", "--name-only", "--get-regexp", r"^filter\.", code=1)
-    off = {key: "false" if key.endswith(".required") else "" for key in keys}
+    off = filters_off(path)
     status = ["-c", "status.showStash=false", "status", "--porcelain", "-z", "--no-renames", "--untracked-files=no"]
     status.append("--ignore-submodules=dirty")
     changed = [line[3:] for line in os.fsdecode(run_git(path, *status, settings=off)).split("\0") if line]
@@ -190,6 +195,17 @@ def _names(path: Path, *arguments: str, code: int = 0) -> list[str]:
         if code and error.status == code:
             return []
         raise
+
+
+def is_partial(path: Path) -> bool:
+    """Return True for a partial clone, which fetches objects from its remote when it needs them; Overnight does not."""
+    return git_succeeds(path, "config", "--get-regexp", r"^(extensions\.partialclone|remote\..*\.promisor)$")
+
+
+def lacks_objects(path: Path, commit: str) -> bool:
+    """Return True if `path` is a partial clone without some files of a commit."""
+    listed = ("rev-list", "--objects", "--no-walk", "--missing=print", commit)
+    return is_partial(path) and any(line.startswith(b"?") for line in run_git(path, *listed).splitlines())
 
 
 def damage(path: Path) -> str | None:

@@ -18,7 +18,16 @@ from pathlib import Path
 from researcher.backoff import Backoff
 from researcher.errors import SubjectError
 from researcher.files import text_of
-from researcher.repository.git_command import REFS, GitFailed, GitTimedOut, parse_refs, refs_of, run_bounded, run_git
+from researcher.repository.git_command import (
+    REFS,
+    GitFailed,
+    GitTimedOut,
+    is_partial,
+    parse_refs,
+    refs_of,
+    run_bounded,
+    run_git,
+)
 from trainer.jobs.environment import Program, environment
 
 logger = logging.getLogger(__name__)
@@ -29,6 +38,7 @@ CONFIRMED_TAGS = "refs/tags/confirmed"
 LIMIT_S = 120.0  # for one command in the user's repository
 _LEFT_ALONE = Backoff(120, 3600)
 _NOTHING = "0" * 40
+REFETCH = "Next: `git -C {} fetch --refetch --no-filter` (git 2.36 or later), then start again"
 # The process that reads the user's repository gets these settings only.
 _UPLOAD_PACK = "git -c 'safe.directory=*' -c uploadpack.allowAnySHA1InWant=true upload-pack"
 
@@ -92,17 +102,20 @@ class UserRepository:
             return None
 
     def fetch(self, own: Path, commit: str = "HEAD") -> None:
-        """Fetch a commit and its history into the repository `own`, as its `main`.
+        """Fetch a commit and its history into the repository `own`, as its `main`. A partial clone has no history.
 
         Raises SubjectError if the user's repository cannot be read.
         """
+        partial = is_partial(self.path)
         try:
             run_git(
                 own, "fetch", "--quiet", "--no-tags", "--update-shallow", "--update-head-ok", "--no-write-fetch-head",
+                *(["--depth=1"] if partial else []),
                 f"--upload-pack={_UPLOAD_PACK}", str(self.path.resolve()), f"+{commit}:{BASE}",
             )  # fmt: skip
         except GitFailed as error:
-            raise SubjectError(f"{self.path} cannot be read ({error.message}); fix it, then start again") from error
+            next_step = REFETCH.format(self.path) if partial else "Next: fix it, then start again"
+            raise SubjectError(f"{self.path} cannot be read ({error.message}). {next_step}") from error
 
     def push(self, pushed: Pushed) -> None:
         """Push all missing objects and refs. Raises GitFailed only if the run's own repository cannot be read."""
@@ -212,7 +225,7 @@ class UserRepository:
     def _run(self, command: Callable[[], bytes]) -> bytes:
         """Run a command on the user's repository. Raises GitFailed, and GitTimedOut at once while it is left alone."""
         if self._clock() < self._left_alone_until:
-            raise GitTimedOut(["git"], self._limit_s)
+            raise GitTimedOut(["git", "-C", str(self.path)], self._limit_s)
         try:
             found = command()
         except GitTimedOut:

@@ -28,15 +28,17 @@ from researcher.repository.earlier_runs import RESULTS, checked_out, record_kept
 from researcher.repository.git_command import (
     create_empty,
     damage,
+    filters_off,
     git_environment,
     git_output,
     git_succeeds,
+    lacks_objects,
     refs_of,
     remove_locks,
     run_git,
     uncommitted,
 )
-from researcher.repository.publishing import CONFIRMED_TAGS, Pushed, UserRepository
+from researcher.repository.publishing import CONFIRMED_TAGS, REFETCH, Pushed, UserRepository
 from researcher.repository.worktree import EDITED, GitState, WorkTree
 from trainer.jobs import SOURCE_LIMIT_BYTES, TRAIN_LIMIT_BYTES
 
@@ -49,6 +51,7 @@ FIXED = "prepare.py"
 MENDING, BROKEN = ".git.mending", ".git.broken-*"  # a repository under repair, and a damaged one kept aside
 REPORTS = (RESULTS, "progress.png")
 _PARTIAL = ".overnight-partial"
+_LFS_POINTER = b"version https://git-lfs."
 _LINKS_LIMIT = 40  # as the kernel's
 
 
@@ -65,8 +68,10 @@ class Workspace:
         """
         self.path = path
         self.repository = _open(path)
-        if base == "HEAD":
-            checked_out(path)
+        if base == "HEAD" and lacks_objects(path, checked_out(path)):
+            raise SubjectError(
+                f"{path} is a partial clone without some files of its last commit. {REFETCH.format(path)}"
+            )
         self.user = user
         self.lost_time = ""  # describes what a journal that was restored from a backup does not know
         self.script = script
@@ -79,10 +84,13 @@ class Workspace:
         for name in (script, FIXED):
             if not git_succeeds(path, "cat-file", "-e", f"{base}:{name}"):
                 raise SubjectError(f"{path} has no {name} in its last commit; a subject needs {script} and {FIXED}")
-        if self.repository.commit(base).tree[script].mode == git.Blob.link_mode:
+        kinds = {name: self.repository.commit(base).tree[name] for name in (script, FIXED)}
+        if kinds[script].mode == git.Blob.link_mode:
             raise SubjectError(
                 f"{script} in the last commit of {path} is a symbolic link; commit the file itself in its place"
             )
+        for name in (name for name, found in kinds.items() if not isinstance(found, git.Blob)):
+            raise SubjectError(f"{name} in the last commit of {path} is no file; commit a file of this name")
 
     def close(self) -> None:
         """End git's helper processes."""
@@ -111,7 +119,7 @@ class Workspace:
     def files(self, commit: str) -> dict[str, str]:
         """Return the Python files of a commit by path, for a trial; the edited script is `train.py` there.
 
-        Raises SubjectError if a file is not UTF-8.
+        Raises SubjectError if a file or its name is not UTF-8, or if Git LFS keeps it elsewhere.
         """
         found: dict[str, str] = {}
         with self.damage_reported():
@@ -120,9 +128,14 @@ class Workspace:
             contents = {name: self._followed(name, files) for name in files if name.endswith(".py")}
         for name, content in contents.items():
             try:
-                found[name] = content.decode("utf-8")
+                name.encode()  # git allows any bytes in a name, and a trial's files are JSON
+                found[name] = content.decode("utf-8-sig")
+            except UnicodeEncodeError as error:
+                raise SubjectError(f"the file name {name!r} in {self.path} is not UTF-8; rename the file") from error
             except UnicodeDecodeError as error:
                 raise SubjectError(f"{name} in {self.path} is not UTF-8 ({error}); convert it") from error
+            if content.startswith(_LFS_POINTER):
+                raise SubjectError(f"{name} in {self.path} is kept in Git LFS; commit the file itself")
         found[EDITABLE] = found.pop(self.script)
         return found
 
@@ -147,6 +160,20 @@ class Workspace:
             raise SubjectError(
                 f"{self.path} has {sizes[EDITABLE]} bytes of {self.script} and {besides} bytes of other Python files; "
                 f"a trial carries at most {TRAIN_LIMIT_BYTES} and {room}: keep only what {self.script} needs"
+            )
+
+    def require_free_names(self, commit: str, tag: str) -> None:
+        """Raise SubjectError if a ref, or a folder of the commit, has a name that the run `tag` needs."""
+        refs = {"refs/overnight", f"refs/overnight/{tag}", CONFIRMED_TAGS}
+        for ref in sorted(refs & refs_of(self.path, *refs).keys()):
+            raise SubjectError(
+                f"the ref {ref} in {self.path} is in the way of the run's refs; rename it: "
+                f"`git -C {self.path} update-ref {ref}-mine {ref}`, then `git -C {self.path} update-ref -d {ref}`"
+            )
+        for folder in (tree for tree in self.repository.commit(commit).tree.trees if tree.name in REPORTS):
+            raise SubjectError(
+                f"{folder.name} in the last commit of {self.path} is a folder, and Overnight writes a file of this "
+                f"name; rename the folder, for example with `git mv {folder.name} earlier`, and commit it"
             )
 
     def program(self) -> str:
@@ -330,7 +357,7 @@ def _open(path: Path) -> git.Repo:
             f"Next: convert a copy: `git init --object-format=sha1 COPY`, then "
             f"`git -C {path} fast-export --all | git -C COPY fast-import`"
         )
-    repository.git.update_environment(**git_environment(path))
+    repository.git.update_environment(**git_environment(path, filters_off(path)))
     return repository
 
 

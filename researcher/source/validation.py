@@ -19,7 +19,7 @@ from researcher.source.fingerprint import SourceFacts, pieces, read_facts
 from researcher.source.information_limit import cap_of, refuse_carried, refuse_growth
 from researcher.source.plain_text import refuse_ambiguous
 from researcher.source.policy import Violation, violations
-from researcher.source.proposal import Candidate, Proposal, ProposerName
+from researcher.source.proposal import Candidate, Proposal, ProposerName, SetKnobs
 from researcher.source.syntax import parse, syntax_fault
 from researcher.source.undefined_names import Undefined, undefined_names
 from trainer.jobs import TRAIN_LIMIT_BYTES
@@ -44,7 +44,9 @@ def validate(proposal: Proposal, incumbent_source: str, tried: Callable[[Candida
     except EditError as error:
         raise Rejected(str(error)) from error
     refuse_ambiguous(source, incumbent_source)
-    _refuse_no_change(source == incumbent_source, facts, incumbent)
+    if source == incumbent_source:
+        raise Rejected(_no_change_text(proposal))
+    _refuse_no_effect(facts, incumbent)
     lost = [entry_point for entry_point in incumbent.entry_points if entry_point not in facts.entry_points]
     if lost:
         raise Rejected(f"train.py must keep {', '.join(lost)}")
@@ -134,9 +136,13 @@ def _inspect(source: str) -> tuple[tuple[Undefined, ...], tuple[Violation, ...]]
     return undefined_names(tree), violations(tree)
 
 
-def _refuse_no_change(same_text: bool, facts: SourceFacts, incumbent: SourceFacts) -> None:
-    if same_text:
-        raise Rejected("the edits change nothing: all of it stands in train.py already; choose other values or lines")
+def _no_change_text(proposal: Proposal) -> str:
+    moves = [move for edit in proposal.edits if isinstance(edit, SetKnobs) for move in edit.knobs.items()]
+    what = ", ".join(f"{name} = {value}" for name, value in moves) or "all of it"
+    return f"the edits change nothing: {what} stands in train.py already; choose other values or lines"
+
+
+def _refuse_no_effect(facts: SourceFacts, incumbent: SourceFacts) -> None:
     if facts.fingerprint == incumbent.fingerprint:
         raise Rejected(
             "the edits change only comments, docstrings or layout, local names or how a number is written;"

@@ -54,7 +54,7 @@ def _of_local(facts: Environment) -> Iterator[Finding]:
     if installed_gpus:
         found, profile = gpu.fitting(installed_gpus)
         yield found
-    yield host.packages(installed_gpus)
+    yield host.packages(facts, installed_gpus)
     yield host.candidates(facts)
     yield host.redis_server(facts)
     yield subject.of_this_user(facts)
@@ -68,7 +68,7 @@ def _of_local(facts: Environment) -> Iterator[Finding]:
 
 
 def _of_stack(mode: Mode, facts: Environment) -> Iterator[Finding]:
-    found, held = _settings(mode, facts)
+    found, held = examine_settings(mode, facts)
     yield from found
     with ExitStack() as closing:
         finding, reached = engine.reach(facts)
@@ -87,7 +87,8 @@ def _of_stack(mode: Mode, facts: Environment) -> Iterator[Finding]:
     yield host.clock(facts)
 
 
-def _settings(mode: Mode, facts: Environment) -> tuple[list[Finding], dict[str, str] | None]:
+def examine_settings(mode: Mode, facts: Environment) -> tuple[list[Finding], dict[str, str] | None]:
+    """Return the findings about the files of settings, and the settings by key, None if a file is wrong."""
     try:
         gpu_env, *others = facts.settings_files(mode)
     except NotText as error:

@@ -15,6 +15,7 @@ from pathlib import Path
 from services.doctor.environment import Environment
 from services.doctor.finding import Finding, fail, ok, warn
 from services.machine.gpus import InstalledGpu
+from services.machine.installation import installing
 from services.redis.binary import NoServerProgram, choose_binary
 from services.redis.folder import ServerFolder
 from services.redis.server import OLDEST
@@ -79,13 +80,15 @@ def git(facts: Environment) -> Finding:
     return ok("git", answer.stdout.strip().removeprefix("git version "))
 
 
-def packages(installed_gpus: list[InstalledGpu], installed: Callable[[str], str] = version) -> Finding:
+def packages(
+    facts: Environment, installed_gpus: list[InstalledGpu], installed: Callable[[str], str] = version
+) -> Finding:
     """Test that torch is installed in this environment, in a build that can use the GPU."""
     python = f"Python {sys.version.split()[0]} in {sys.prefix}"
     try:
         torch = installed("torch")
     except PackageNotFoundError:
-        return fail("python", f"{python}, without torch", "scripts/setup run")
+        return fail("python", f"{python}, without torch", installing("torch", facts.root))
     if installed_gpus and torch.endswith("+cpu"):
         fix = "reinstall torch from an index with CUDA builds, or overnight run --profile cpu"
         return fail("python", f"{python}, torch {torch}, which cannot use the GPU", fix)

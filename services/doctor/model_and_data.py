@@ -44,7 +44,7 @@ def model_inside(stack: Stack, held: Mapping[str, str], compose: str, root: Path
         return warn("model", f"ollama does not say what it has: {error.found}", f"{compose} restart ollama")
     names = {line.split()[0] for line in listed.splitlines()[1:] if line.strip()}
     return _among(held["MODEL"], names) or warn(
-        "model", f"ollama has no {held['MODEL']}: {_ALONE}", f"{compose} up model, or set another MODEL"
+        "model", f"ollama has no {held['MODEL']} yet: {_ALONE}", f"{compose} logs model, or set another MODEL"
     )
 
 

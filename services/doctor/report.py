@@ -13,8 +13,10 @@ from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from researcher.errors import OvernightError
 from services.doctor.environment import Environment, Mode
 from services.doctor.finding import Finding
+from services.machine.installation import form
 
 HIDDEN = "[left out]"
 _SECRET_NAME = re.compile(
@@ -25,12 +27,19 @@ _LOOKS_SECRET = re.compile(r"\b(?:sk|hf|ghp|gho|glpat|xox[abp]|nvapi|AKIA)[-_]?[
 _PACKAGES = ("overnight", "docker", "redis", "rq", "torch", "optuna", "httpx")
 
 
+class ReportNotWritten(OvernightError):
+    """The file for the report cannot be written."""
+
+
 def write_report(path: Path, mode: Mode, findings: Iterable[Finding], facts: Environment) -> None:
-    """Write the report; an existing file is replaced."""
+    """Write the report; an existing file is replaced. Raises ReportNotWritten."""
     lines = [f"overnight doctor, mode {mode}, {facts.now:%Y-%m-%d %H:%M} UTC", ""]
     lines += [finding.line() for finding in findings]
-    lines += ["", *_versions(), "", *_settings(mode, facts)]
-    path.write_text(without_secrets("\n".join(lines), facts.environment.get("HOME", "")) + "\n", encoding="utf-8")
+    lines += ["", *_versions(facts), "", *_settings(mode, facts)]
+    try:
+        path.write_text(without_secrets("\n".join(lines), facts.environment.get("HOME", "")) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ReportNotWritten(f"cannot write {path}: {error.strerror}", "name another file: --report FILE") from error
 
 
 def without_secrets(text: str, home: str) -> str:
@@ -40,13 +49,14 @@ def without_secrets(text: str, home: str) -> str:
     return text.replace(home, "~") if home.strip("/") else text
 
 
-def _versions() -> Iterator[str]:
+def _versions(facts: Environment) -> Iterator[str]:
     yield f"{platform.system()} {platform.release()} {platform.machine()}"
     try:
         yield platform.freedesktop_os_release().get("PRETTY_NAME", "")
     except OSError:
         yield "no os-release"
     yield f"Python {platform.python_version()}"
+    yield f"installed as: {form(facts.root)}"
     for name in _PACKAGES:
         try:
             yield f"{name} {version(name)}"

@@ -1,5 +1,6 @@
 """This host: GPUs, processes, folders, settings and data, without Docker.
 
-`gpus` finds the GPUs, `gpu_env` reads the settings, `state` and `subject` prepare the folders of a run, `process` and
-`supervisor` start and end processes, `data` prepares training data and `model` pulls the LLM.
+`installation` knows the form in which Overnight is installed, `gpus` finds the GPUs, and `gpu_env` reads the settings.
+`state` and `subject` prepare the folders of a run, `process` and `supervisor` start and end processes, `data` prepares
+training data, and `model` pulls the LLM.
 """

@@ -70,7 +70,7 @@ def faults(gpu_env: Entries, others: tuple[Entries, ...], shell: Mapping[str, st
             )
     for entries in others:
         for entry in entries.entries:
-            if entry.name in KEYS and _iscompose_settings(KEYS[entry.name]):
+            if entry.name in KEYS and _is_for_compose(KEYS[entry.name]):
                 unseen = f"{_place(entries, entry)}: compose would not see {entry.name} there"
                 found.append(SettingFault(entry.name, unseen, f"set it in {gpu_env.file}"))
     for name, value in compose_settings(shell).items():
@@ -123,13 +123,13 @@ def _place(entries: Entries, entry: Entry) -> str:
     return f"line {entry.line} of {entries.file}"
 
 
-def _iscompose_settings(row: Setting) -> bool:
+def _is_for_compose(row: Setting) -> bool:
     return Reader.COMPOSE in row.readers
 
 
 def compose_settings(shell: Mapping[str, str]) -> dict[str, str]:
     """Return the settings in `shell` that compose reads, where they outweigh gpu.env."""
-    return {name: shell[name] for name, row in KEYS.items() if _iscompose_settings(row) and name in shell}
+    return {name: shell[name] for name, row in KEYS.items() if _is_for_compose(row) and name in shell}
 
 
 def _faults_between(held: dict[str, str]) -> list[SettingFault]:

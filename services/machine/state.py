@@ -13,8 +13,7 @@ from pathlib import Path
 
 from researcher.errors import OvernightError
 from researcher.files import write_whole
-from researcher.journal.database import JOURNAL_FILE
-from researcher.repository.earlier_runs import require_no_lost_journal
+from researcher.journal.database import JOURNAL_FILE, holds_run
 from trainer.jobs import Profile, profile_named
 
 CHOICES_FILE = "night.json"
@@ -133,11 +132,18 @@ class State:
     def require_run(self) -> RunConfig:
         """Return the choices of the run. Raises StateError if no run was begun, and JournalError if its journal is
         lost."""
-        require_no_lost_journal(self.journal, self.subject)
+        self._require_no_lost_journal()
         found = self.choices()
         if found is None:
             raise StateError(f"no run in {self.root}", "start one with `overnight run`, or name its --state")
         return found
+
+    def _require_no_lost_journal(self) -> None:
+        if holds_run(self.journal):
+            return
+        from researcher.repository.earlier_runs import require_no_lost_journal  # noqa: PLC0415 - imports git
+
+        require_no_lost_journal(self.journal, self.subject)
 
     def resolve(
         self,
@@ -153,7 +159,7 @@ class State:
         Raises StateError if a run has begun with other choices, and JournalError if the journal of a run is lost. A
         start that failed before the journal existed binds no later one.
         """
-        require_no_lost_journal(self.journal, self.subject)
+        self._require_no_lost_journal()
         has_begun = self.has_begun
         before = self.choices() if has_begun or (self.data / "manifest.json").exists() else None
         wanted = RunConfig(

@@ -1,2 +1,2 @@
 """The researcher's container: `start` prepares the run, starts the researcher, and keeps running after the researcher
-has ended; `health` is its health check."""
+has ended."""

@@ -3,7 +3,8 @@ after it.
 
 After the end of a run the container keeps running, so that `overnight` still answers there and the engine restarts
 nothing; a new start of the container continues the run. If the researcher refuses to run, the container becomes
-unhealthy instead of restarting for ever.
+unhealthy instead of restarting for ever. The heartbeat file holds the researcher's status for the health check, and
+the file of the container `model` the state of its pull, which the views then show.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -27,9 +28,11 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from researcher.config.setting import Seconds
 from researcher.config.settings import faults, researcher_settings
 from researcher.errors import OvernightError, ResearcherError
-from researcher.files import read_text
+from researcher.files import read_text, write_whole
 from researcher.journal.reader import JournalReader
+from researcher.llm.backends import backend_named
 from researcher.loop.outages import OUTAGE_ERRORS, explain
+from researcher.report.view import PULL
 from services.machine.gpus import AUTO
 from services.machine.state import RunConfig, State
 from services.machine.subject import settle_subject
@@ -39,7 +42,7 @@ from trainer.jobs.environment import Program, environment, python_command
 logger = logging.getLogger("researcher")
 
 FINISHED_CODE, REFUSED_CODE = 0, 2
-REPORT_EVERY_S = 10.0
+REPORT_EVERY_S = 5.0
 
 
 class ContainerSettings(BaseSettings):
@@ -53,6 +56,9 @@ class ContainerSettings(BaseSettings):
     profile: str = AUTO
     budget: Seconds | None = None
     user_repository: Path | None = None
+    heartbeat_file: Path | None = None
+    pull_file: Path | None = None
+    llm: str | None = None
 
 
 class StopRequested(Exception):
@@ -97,7 +103,7 @@ def _carry_out(settings: ContainerSettings) -> Status:
     places = {"SUBJECT_DIR": state.subject, "JOURNAL_DIR": state.journal, "DATA_DIR": state.data}
     own = {name: str(path) for name, path in places.items()} | {"PROFILE": choices.profile}
     own["OWN_CONSTANTS"] = "" if choices.constants is None else json.dumps(choices.constants)
-    code = _run(environment(Program.PYTHON, researcher_settings(os.environ) | own))
+    code = _run(settings, environment(Program.PYTHON, researcher_settings(os.environ) | own))
     if code == REFUSED_CODE:
         return Status(StatusKind.REFUSED, "its log says why")
     if code != FINISHED_CODE:
@@ -122,6 +128,7 @@ def _resolve_through_outages(settings: ContainerSettings, state: State) -> RunCo
             if words is None:
                 raise
             logger.error("HELD: %s", words)
+            _beat(settings, Status(StatusKind.HELD, words))
         time.sleep(REPORT_EVERY_S)
 
 
@@ -139,7 +146,7 @@ def resolve_options(settings: ContainerSettings, bus: RedisClient) -> RunConfig:
     state = State(settings.overnight_state)
     if settings.profile != AUTO:
         return state.resolve(profile=settings.profile, budget=settings.budget, detect=lambda: settings.profile)
-    found = _profile_of_trainers(bus)
+    found = _profile_of_trainers(bus, settings)
     choices = state.resolve(budget=settings.budget, detect=lambda: found)
     if choices.profile != found:
         raise OtherGpu(
@@ -150,7 +157,7 @@ def resolve_options(settings: ContainerSettings, bus: RedisClient) -> RunConfig:
     return choices
 
 
-def _profile_of_trainers(bus: RedisClient) -> str:
+def _profile_of_trainers(bus: RedisClient, settings: ContainerSettings) -> str:
     waiting = Status.working("waiting for the trainer to say which GPU it found")
     logged = False
     while True:
@@ -167,17 +174,41 @@ def _profile_of_trainers(bus: RedisClient) -> str:
             logger.info("%s", waiting)
             logged = True
         bus.publish_status("researcher", waiting)
+        _beat(settings, waiting)
         time.sleep(1)
 
 
-def _run(env: dict[str, str]) -> int:
+def _run(settings: ContainerSettings, env: dict[str, str]) -> int:
     child = subprocess.Popen(python_command("researcher"), env=env)
     try:
-        return child.wait()
+        while True:
+            with suppress(subprocess.TimeoutExpired):
+                return child.wait(REPORT_EVERY_S)
+            with suppress(redis.RedisError, OSError):  # no Redis or no password: the heartbeat grows old
+                _pass_on(settings)
     except StopRequested:
         child.send_signal(signal.SIGTERM)
         child.wait()
         raise
+
+
+def _pass_on(settings: ContainerSettings) -> None:
+    """Write the researcher's own status, if it is fresh, as the heartbeat, and publish the state of the pull."""
+    with closing(_open(settings)) as server:
+        bus = RedisClient(server)
+        status = bus.doing("researcher")
+        pull_file = settings.pull_file if backend_named(settings.llm).needs_model_pull else None
+        if pull_file is not None and pull_file.exists():
+            bus.publish_status(PULL, Status.working(pull_file.read_text(encoding="utf-8", errors="replace").strip()))
+    if status is not None:
+        _beat(settings, status)
+
+
+def _beat(settings: ContainerSettings, status: Status) -> None:
+    """Write the heartbeat file. Where it cannot be written, it grows old and the health check fails."""
+    if settings.heartbeat_file is not None:
+        with suppress(OSError):
+            write_whole(settings.heartbeat_file, str(status).encode())
 
 
 def _stay(settings: ContainerSettings, status: Status) -> NoReturn:
@@ -185,6 +216,7 @@ def _stay(settings: ContainerSettings, status: Status) -> NoReturn:
     while True:
         with closing(_open(settings)) as server:
             RedisClient(server).publish_status("researcher", status)
+        _beat(settings, status)
         time.sleep(REPORT_EVERY_S)
 
 

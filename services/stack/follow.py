@@ -6,7 +6,6 @@ because the engine does not end a command whose terminal was lost, and it would 
 
 from __future__ import annotations
 
-import subprocess
 import time
 from collections.abc import Callable
 from enum import Enum
@@ -16,7 +15,6 @@ from rich.console import Console
 from services.compose import ENGINE_AWAY, Stack
 from services.stack.results import RESEARCHER
 from services.views import follow
-from trainer.jobs.environment import SHELL
 
 _WATCH_S = 600
 _REST_S = 2.0
@@ -72,11 +70,3 @@ def _is_back(stack: Stack, console: Console, rest: Callable[[], None]) -> bool:
             console.print(f"{words}; waiting for it", highlight=False)
             shown = words
     return False
-
-
-def run_after(command: str, console: Console) -> int:
-    """Run the user's command in a shell, print and return its exit code."""
-    console.print(f"now: {command}", markup=False, highlight=False)
-    code = subprocess.run(command, shell=True, env=SHELL, check=False).returncode
-    console.print(f"{command}: ended with {code}", markup=False, highlight=False)
-    return code

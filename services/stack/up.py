@@ -1,23 +1,28 @@
 """Starts the stack and watches its run: the work of `scripts/up` behind its command line.
 
 In order: the doctor, gpu.local.env, `docker compose up`, its changes and times, the view, and the user's command after
-the run has ended. A second call changes nothing and says so.
+the run has ended. A second call changes nothing and says so. Only the services in `REQUIRED`, and those that they
+depend on, can make it fail. The LLM and the dry runs are started beside the run, and may come later or never.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NoReturn
 
 from rich.console import Console
 
-from services.compose import Container, Stack, StackError
+from services.compose import ComposeProject, Container, Stack, StackError
 from services.doctor import Environment, Mode, Severity, examine, exit_code, print_findings
 from services.doctor.environment import compose_files
 from services.machine.gpu_env import settings
-from services.stack.follow import Ending, run_after, watch_run
+from services.stack.end_action import run_after
+from services.stack.follow import Ending, watch_run
 from services.stack.local_env import write_local
 from services.views.render import clock_text
 
@@ -31,11 +36,14 @@ the run has ended; its researcher stays for questions. Next: scripts/results FOL
 or more of it: scripts/up with a larger limit, docker compose restart researcher without one"""
 
 NOTICED_S = 1.0
+REQUIRED = ("redis", "trainer", "researcher")
+PREPARING = ("secrets", "data")  # compose starts them, because required services depend on them
+BESIDE_S = 15.0  # enough to start containers whose images are there
 
 
 @dataclass(frozen=True)
 class UpOptions:
-    """The options of the user. `limits` are settings of gpu.env for this start."""
+    """The options of the user. `limits` are settings of gpu.env for this start, `then` is the end action's command."""
 
     mode: Mode
     limits: Mapping[str, str]
@@ -56,23 +64,63 @@ def prepare(options: UpOptions, facts: Environment, console: Console) -> None:
 
 
 def bring_up(options: UpOptions, stack: Stack, folder: Path, console: Console) -> None:
-    """Build and start the missing containers; print the changes. Raises StackError if not all become healthy."""
+    """Build and start the missing containers; print the changes, and the optional parts that are still missing. Raises
+    StackError if a required container does not become healthy."""
+    project = ComposeProject(folder, compose_files(options.mode), options.limits)
+    optional = [name for name in project.services() if name not in (*REQUIRED, *PREPARING)]
     before, began = stack.containers(), datetime.now(UTC)
     try:
-        code = stack.up(folder, compose_files(options.mode), options.limits)
+        code = stack.up(project, REQUIRED)
+        ended = datetime.now(UTC)
+        if code != 0:
+            _refuse(stack, console)
+        coming = [f"still coming: {line}" for line in start_optional(stack, project, optional)]
     except KeyboardInterrupt:
         raise StackError("interrupted; what is up stays up", "the same command again, or scripts/down") from None
-    after, ended = stack.containers(), datetime.now(UTC)
-    if code != 0:
-        for each in after:
-            if not each.is_well:
-                console.print(container_text(stack, each), markup=False)
-        raise StackError("not everything came up", "see the lines above, and scripts/logs SERVICE for the reason")
+    after = stack.containers()
     changed = changes(before, after)
     console.print(", ".join(changed) if changed else "already up: nothing changed", markup=False)
     if changed:
         console.print(f"up: {times(began, ended, after)}", markup=False)
+    for line in coming:
+        console.print(line, markup=False)
+    if coming:
+        console.print("the run goes on without them", markup=False)
     console.print(NEXT.format(project=stack.project), markup=False, end="")
+
+
+def _refuse(stack: Stack, console: Console) -> NoReturn:
+    for each in stack.containers():
+        if each.service in (*REQUIRED, *PREPARING) and not each.is_well:
+            console.print(container_text(stack, each), markup=False)
+    raise StackError("not everything came up", "see the lines above, and scripts/logs SERVICE for the reason")
+
+
+def start_optional(stack: Stack, project: ComposeProject, services: Sequence[str]) -> list[str]:
+    """Start services that the run can do without; return a line for each that is not there yet, with its progress.
+
+    An image that is still being pulled after BESIDE_S seconds is pulled further without this process.
+    """
+    if not services:
+        return []
+    with tempfile.TemporaryFile() as output:
+        process = stack.start_beside(project, services, output)
+        try:
+            code = process.wait(BESIDE_S)
+        except subprocess.TimeoutExpired:
+            code = None
+        output.seek(0)
+        last = (output.read().decode(errors="replace").strip().splitlines() or ["compose said nothing"])[-1].strip()
+    return list(_missing(stack, services, last if code else "its image is being pulled or built"))
+
+
+def _missing(stack: Stack, services: Sequence[str], without_container: str) -> Iterator[str]:
+    there = {each.service: each for each in stack.containers()}
+    for name in services:
+        if name not in there:
+            yield f"{name:<11}not started: {without_container}"
+        elif not there[name].is_well:
+            yield container_text(stack, there[name])
 
 
 def changes(before: Sequence[Container], after: Sequence[Container]) -> list[str]:
@@ -117,7 +165,7 @@ def container_text(stack: Stack, container: Container) -> str:
 
 
 def watch(options: UpOptions, stack: Stack, console: Console, *, terminal: bool) -> int:
-    """Show the run until it has ended, then run the user's command; return the exit code."""
+    """Show the run until it has ended, then run the end action; return the exit code."""
     ending = watch_run(stack, console, terminal=terminal)
     if ending is Ending.OVER:
         console.print(OVER)

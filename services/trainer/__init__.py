@@ -1,2 +1,2 @@
-"""The trainer's container: `prepare` makes the training data, `start` finds the profile for its GPU and starts the
-worker, and `health` is its health check."""
+"""The trainer's container: `prepare` makes the training data, and `start` finds the profile for its GPU and starts the
+worker."""

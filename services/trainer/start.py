@@ -28,7 +28,7 @@ logger = logging.getLogger("trainer")
 REFUSED = 2
 STATE = Path("/state")
 WORK = Path("/run/overnight/work")
-NAME_FILE = Path("/run/overnight/worker")
+HEARTBEAT_FILE = Path("/run/overnight/heartbeat")
 CANDIDATE_USER = 64001
 
 
@@ -53,7 +53,7 @@ def main() -> int:
     try:
         settings = ContainerSettings()
         if sys.argv[1:] == ["--dry-runs"]:
-            return _become(dry_run_worker(settings, name=choose_name(WorkerRole.DRY_RUN_WORKER, NAME_FILE)))
+            return _become(dry_run_worker(settings, name=new_name(WorkerRole.DRY_RUN_WORKER)))
         profile = gpu_profile() if settings.profile == AUTO else profile_named(settings.profile).name
     except ValidationError as error:
         for fault in faults(error):
@@ -63,21 +63,16 @@ def main() -> int:
         logger.error("%s", error)
         return REFUSED
     logger.info("profile %s%s", profile, ", by the GPU" if settings.profile == AUTO else "")
-    return _become(worker(settings, profile, name=choose_name(WorkerRole.TRAINER, NAME_FILE)))
+    return _become(worker(settings, profile, name=new_name(WorkerRole.TRAINER)))
 
 
 def _become(arguments: list[str]) -> NoReturn:
     os.execve(sys.executable, arguments, environment(Program.PYTHON))
 
 
-def choose_name(role: WorkerRole, name_file: Path) -> str:
-    """Return a name for this container's worker, and write it where its health check reads it.
-
-    It is new at every start: RQ refuses one that a killed worker still holds.
-    """
-    name = f"{role}-{secrets.token_hex(4)}"
-    name_file.write_text(name, encoding="utf-8")
-    return name
+def new_name(role: WorkerRole) -> str:
+    """Return a new name for this start of the worker, because RQ refuses one that a killed worker still holds."""
+    return f"{role}-{secrets.token_hex(4)}"
 
 
 def gpu_profile() -> str:
@@ -110,6 +105,7 @@ def dry_run_worker(settings: ContainerSettings, *, name: str) -> list[str]:
 def _either(settings: ContainerSettings, name: str) -> list[str]:
     arguments = python_command("trainer", "--redis", settings.redis_url)
     arguments += ["--password-file", str(settings.redis_password_file), "--single-host", "--name", name]
+    arguments += ["--heartbeat-file", str(HEARTBEAT_FILE)]
     return [*arguments, "--data", str(STATE / "data"), "--work", str(WORK), "--candidate-user", str(CANDIDATE_USER)]
 
 

@@ -1,5 +1,5 @@
 """The views that a user sees in a terminal.
 
-`render` draws a run, `show` prints its state, `follow` and `local` keep the picture up to date, and `client` sends the
-user's requests to the researcher.
+`render` draws a run, `show` prints its state, `follow` and `local` keep the picture up to date, `client` sends the
+user's requests to the researcher, and `terminal` is where commands print results and errors.
 """

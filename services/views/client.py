@@ -58,7 +58,9 @@ def ask_and_wait(state: State, kind: str, body: str) -> str:
     if status is None:
         raise ClientError("no researcher is at work", "start the run with `overnight run`")
     if status.is_over:
-        raise ClientError(f"no researcher is at work ({status})", "start it with `scripts/up`")
+        raise ClientError(
+            f"no researcher is at work ({status})", "start it again: `overnight run`, in containers `scripts/up`"
+        )
     text = body.encode(errors="surrogateescape").decode(errors="replace")  # a terminal may send any bytes
     try:
         request = send(bus, kind, text)

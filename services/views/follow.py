@@ -6,6 +6,7 @@ missing, and waits. It reads data that cannot change any more only once.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -18,10 +19,12 @@ from rich.live import Live
 from researcher.errors import JournalError
 from researcher.journal.database import JOURNAL_FILE
 from researcher.journal.reader import JournalReader
+from researcher.report.document import RunState
 from researcher.report.results_table import cell
 from researcher.report.snapshot import Report, snapshot, without_journal
 from researcher.report.view import Row
 from services.machine.state import State
+from services.redis.server import running_server
 from services.views.client import open_bus
 from services.views.render import Scene, draw
 from trainer.jobs import Profile, RedisClient, Status, StatusKind
@@ -74,8 +77,11 @@ class OpenJournal:
 def follow_run(state: State, console: Console, rest: Callable[[], None] = lambda: time.sleep(REFRESH_S)) -> int:
     """Show the run until the researcher reports its end. Returns OVER, WAS_REFUSED or, after Ctrl-C, LEFT.
 
-    Raises ClientError if a run on this machine is not running.
+    A run that has ended is shown once. Raises ClientError if a run on this machine is stopped.
     """
+    if (ended := _ended(state)) is not None:
+        console.print(draw(Scene(ended)))
+        return OVER
     with closing(OpenJournal(state.journal)) as journal:
         scenes = _scenes(state, journal, rest)
         try:
@@ -85,6 +91,18 @@ def follow_run(state: State, console: Console, rest: Callable[[], None] = lambda
     console.print(draw(replace(last, foot="")))
     status = _status(last)
     return WAS_REFUSED if status is not None and status.kind is StatusKind.REFUSED else OVER
+
+
+def _ended(state: State) -> Report | None:
+    """Return the report of a run that has ended and whose processes are gone, else None."""
+    choices = state.choices()
+    if os.environ.get("REDIS_URL") or running_server(state.redis) is not None or choices is None:
+        return None
+    if not (state.journal / JOURNAL_FILE).exists():
+        return None
+    with JournalReader(state.journal) as history:
+        report = snapshot(history, None, choices.trial_profile(), time.time())
+    return report if report.state is RunState.ENDED else None
 
 
 def _scenes(state: State, journal: OpenJournal, rest: Callable[[], None]) -> Iterator[Scene]:
@@ -105,8 +123,7 @@ def _see(state: State, journal: OpenJournal) -> Scene:
     with closing(open_bus(state).connection) as connection:
         choices = state.choices()
         report = journal.report(RedisClient(connection), None if choices is None else choices.trial_profile())
-    elapsed_s = 0.0 if report.run_report is None else time.time() - report.run_report.run.created_at
-    return Scene(report, None, elapsed_s, FOOT)
+    return Scene(report, FOOT)
 
 
 def _on_terminal(scenes: Iterator[Scene], console: Console) -> Scene:

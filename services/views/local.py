@@ -4,7 +4,7 @@ end."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +16,8 @@ from rich.text import Text
 from researcher.files import write_whole
 from researcher.journal.reader import JournalReader
 from researcher.report.picture import draw as draw_picture
-from researcher.report.snapshot import snapshot
-from researcher.report.view import RunReport, tally_text
+from researcher.report.snapshot import Report, snapshot
+from researcher.report.view import RunReport, headline, waiting
 from researcher.repository.publishing import UserRepository
 from researcher.repository.repository import reports_folder
 from services.machine.state import State
@@ -25,14 +25,12 @@ from services.machine.supervisor import ChildStatus
 from services.views.follow import OpenJournal
 from services.views.render import (
     Scene,
-    clock_text,
+    closest_text,
     confirmation_text,
-    cost_text,
     draw,
     experiments_table,
-    gain_text,
-    heldout_text,
-    proposers_table,
+    proposers_text,
+    standing_lines,
 )
 from trainer.jobs import Profile, RedisClient
 
@@ -48,7 +46,6 @@ class Watched:
     state: State
     profile: Profile
     bus: RedisClient
-    goal: int | None
     poll: Callable[[], list[ChildStatus]]
 
 
@@ -63,7 +60,6 @@ def watch(watched: Watched, console: Console) -> int:
 
 
 def _on_terminal(watched: Watched, console: Console) -> int:
-    began = time.monotonic()
     with (
         closing(OpenJournal(watched.state.journal)) as journal,
         Live(console=console, refresh_per_second=4, transient=True) as live,
@@ -72,7 +68,7 @@ def _on_terminal(watched: Watched, console: Console) -> int:
             statuses = watched.poll()
             if (last := _last_word(statuses)) is not None:
                 break
-            live.update(draw(_scene(watched, journal, statuses, time.monotonic() - began)))
+            live.update(draw(_scene(watched, journal, statuses)))
             time.sleep(REFRESH_S)
     return _explained(last, watched, console)
 
@@ -103,10 +99,10 @@ def _explained(last: ChildStatus, watched: Watched, console: Console) -> int:
     return code
 
 
-def _scene(watched: Watched, journal: OpenJournal, statuses: list[ChildStatus], elapsed_s: float) -> Scene:
-    services = ", ".join(f"{each.name} {each.in_words()}" for each in statuses)
-    foot = f"{services} · Ctrl-C stops cleanly, the same command goes on"
-    return Scene(journal.report(watched.bus, watched.profile), watched.goal, elapsed_s, foot)
+def _scene(watched: Watched, journal: OpenJournal, statuses: list[ChildStatus]) -> Scene:
+    ill = ", ".join(f"{each.name} {each.in_words()}" for each in statuses if each.pid is None)
+    foot = f"{ill}{' · ' if ill else ''}Ctrl-C stops cleanly, the same command goes on"
+    return Scene(journal.report(watched.bus, watched.profile), foot)
 
 
 class Tail:
@@ -130,7 +126,7 @@ class Tail:
 
 
 def summary(
-    history: JournalReader, profile: Profile, subject: Path, took_s: float, console: Console, user: Path | None = None
+    history: JournalReader, profile: Profile, subject: Path, console: Console, user: Path | None = None
 ) -> None:
     """Print the result of the run, and write the picture beside results.tsv; `user` is the repository to which results
     were pushed."""
@@ -142,29 +138,40 @@ def summary(
     reports = reports_folder(subject, history.folder)
     picture = reports / PICTURE
     write_whole(picture, draw_picture(report))
-    kept = [row for row in report.rows if row.status == "keep" and not row.experiment.is_baseline]
     console.rule(f"Overnight {report.run.tag}")
-    console.print(f"{report.measured} experiments: {tally_text(report)}; since this start {clock_text(took_s)}")
-    if report.run.ended is not None:
-        console.print(f"ended     {report.run.ended}")
-    if report.gain is not None:
-        console.print(f"baseline  {report.gain.baseline:.6f} over {len(report.baseline_scores)} seeds")
-        console.print(gain_text(report))
-        if unseen := heldout_text(report):
-            console.print(unseen)
-    for confirmation in report.confirmations:
-        if confirmation.verdict is not None:
-            console.print(confirmation_text(report, confirmation))
-    console.print(f"cost      {cost_text(report)}")
-    if found.rates:
-        console.print(proposers_table(found.rates))
+    for line in _summary_lines(found, report):
+        console.print(line, soft_wrap=True)
+    kept = [row for row in report.rows if row.status == "keep" and not row.experiment.is_baseline]
     if kept:
         console.print(experiments_table(kept))
-    console.print(f"table     {reports / 'results.tsv'}", soft_wrap=True)
-    console.print(f"picture   {picture}", soft_wrap=True)
-    console.print(f"branch    {report.run.branch} in {subject}", soft_wrap=True)
-    if user is not None:
-        console.print(f"pushed    {_pushed(report, user)}", soft_wrap=True)
+    for name, words in (
+        ("table", reports / "results.tsv"),
+        ("picture", picture),
+        ("branch", f"{report.run.branch} in {subject}"),
+        *([] if user is None else [("pushed", _pushed(report, user))]),
+        ("more", "overnight status --verbose, overnight log, overnight export"),
+    ):
+        console.print(f"{name:<10}{words}", soft_wrap=True)
+
+
+def _summary_lines(found: Report, report: RunReport) -> Iterator[str]:
+    yield f"result    {headline(report)}"
+    best, closest = report.incumbent, report.closest
+    if best is not None and not best.experiment.is_baseline:
+        yield f"best      experiment {best.experiment.number} ({best.note}): {best.experiment.title}"
+    elif closest is not None and closest.delta is not None:
+        yield f"closest   {closest_text(closest)}"
+    if report.run.ended is not None:
+        yield f"ended     {report.run.ended}"
+    yield from standing_lines(found, report)
+    if found.rates:
+        yield proposers_text(found.rates)
+    for request in waiting(report):
+        if request.kind == "idea":
+            yield f"not tried {request.body.partition(chr(10))[0]}"
+    for confirmation in report.confirmations:
+        if confirmation.verdict is not None:
+            yield confirmation_text(report, confirmation)
 
 
 def _pushed(report: RunReport, user: Path) -> str:

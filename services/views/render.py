@@ -12,29 +12,31 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from researcher.decision.goal import moment_text
 from researcher.decision.heldout import HeldOutGain
 from researcher.journal.records import Confirmation, ConfirmationVerdict
 from researcher.proposers.escalation import spent
+from researcher.report.document import RunState, Times
 from researcher.report.proposer_stats import Rates
 from researcher.report.results_table import NO_NUMBER, cell
 from researcher.report.snapshot import Report
-from researcher.report.view import LiveStatus, Row, RunReport, tally_text, waiting
+from researcher.report.view import LiveStatus, Row, RunReport, headline, tally_text, waiting
 from trainer.jobs import Status, StatusKind, WorkerStatus
 
 ROWS = 10
 STYLES = {"keep": "green", "discard": "dim", "crash": "red", "rejected": "yellow", "unanswered": "yellow"}
 LABELS = {"llm": "LLM", "dry_runs": "dry runs", "subject": "git"}
+PAUSING = "pausing after this trial; `overnight resume` goes on"
 AT_REST = "not running; `overnight run` goes on with it"
 
 
 @dataclass(frozen=True)
 class Scene:
-    """The content of the view: a report, the number of experiments to reach, if any, and `foot` as the last line."""
+    """The content of the view: a report, `foot` as the last line, and all figures if it is `verbose`."""
 
     report: Report
-    goal: int | None
-    elapsed_s: float
-    foot: str
+    foot: str = ""
+    verbose: bool = False
 
 
 def draw(scene: Scene) -> RenderableType:
@@ -43,18 +45,20 @@ def draw(scene: Scene) -> RenderableType:
     title = "Overnight" if run_report is None else f"Overnight {run_report.run.tag} · {run_report.run.profile}"
     parts: list[RenderableType] = [Text(f"ALARM {report.alarm}", style="bold red")] if report.alarm else []
     parts.append(_now(report))
+    if report.state is RunState.PAUSING:
+        parts.append(Text(PAUSING, style="yellow"))
     if report.unreadable is not None:
         parts.append(Text(report.unreadable, style="yellow"))
     if run_report is not None:
-        counts = _counts(run_report, scene.goal)
-        parts += [_standing(run_report), counts, _last(run_report), *_requests(run_report)]
+        parts += [*_standing(report, run_report), *(figures(report, run_report) if scene.verbose else [])]
+        parts += [*_last(run_report), *_requests(run_report)]
     parts += [Text(f"no range  {name}: {fault}", style="yellow") for name, fault in report.range_faults.items()]
     if report.live is not None:
         parts += [_worker(worker) for worker in report.live.workers]
         parts += [Text(line, style="yellow") for line in _notes(report.live)]
     if scene.foot:
         parts.append(Text(scene.foot, style="dim"))
-    return Panel(Group(*parts), title=title, subtitle=clock_text(scene.elapsed_s), title_align="left")
+    return Panel(Group(*parts), title=title, title_align="left")
 
 
 def _now(report: Report) -> RenderableType:
@@ -105,32 +109,72 @@ def _at_rest(report: RunReport | None) -> str:
     return AT_REST if ended is None else str(Status(StatusKind.ENDED, ended))
 
 
-def _standing(report: RunReport) -> Text:
-    if report.gain is None:
-        done = len(report.baseline_scores)
-        return Text(f"baseline  {done} of its repeats measured")
-    sigma = NO_NUMBER if report.sigma is None else f"{report.sigma:.4f}"
-    text = Text(f"baseline  {report.gain.baseline:.6f} over {len(report.baseline_scores)} seeds, σ {sigma}\n")
-    best = report.incumbent
+def _standing(report: Report, run_report: RunReport) -> Iterator[Text]:
+    yield Text(f"result    {headline(run_report)}", style="bold")
+    best, closest = run_report.incumbent, run_report.closest
     if best is not None and not best.experiment.is_baseline:
-        scores = report.incumbent_scores
-        value = f"{fmean(scores):.6f}" + (f" over {len(scores)} seeds" if len(scores) > 1 else "")
-        text.append(f"best      {value} {best.note}: {best.experiment.title}\n", style="green")
-    text.append(gain_text(report), style="bold")
-    if unseen := heldout_text(report):
-        text.append(f"\n{unseen}")
-    rolled_back = next((each for each in reversed(report.confirmations) if each.rolled_back), None)
-    if rolled_back is not None and (head := report.row(rolled_back.head)) is not None:
-        text.append(f"\nfell      experiment {head.experiment.number}: {rolled_back.reason}", style="yellow")
-    return text
+        item = best.experiment
+        yield Text(f"best      experiment {item.number} ({best.note}): {item.title}", style="green")
+    elif closest is not None and closest.delta is not None:
+        yield Text(f"closest   {closest_text(closest)}")
+    yield from map(Text, standing_lines(report, run_report))
+
+
+def standing_lines(report: Report, run_report: RunReport) -> Iterator[str]:
+    """Yield the lines about time, counts and money."""
+    if report.times is not None:
+        yield f"time      {times_text(report.times, goes_on=report.goes_on)}"
+    goal = run_report.run.goal.experiments
+    counts = f"{run_report.measured}{'' if goal is None else f' of {goal}'}: {tally_text(run_report)}"
+    each = "" if run_report.seconds_each is None else f", {span_text(run_report.seconds_each)} each"
+    yield f"measured  {counts}{each}"
+    if run_report.cost.money is not None:
+        yield f"spent     {run_report.cost.money:.2f} since the first start"
+    if run_report.paid:
+        yield f"stronger  {paid_text(run_report)}"
+    if untried := [request for request in waiting(run_report) if request.kind == "idea"]:
+        yield f"ideas     {len(untried)} not tried yet; an LLM turns them into code"
+
+
+def closest_text(row: Row) -> str:
+    """Return the experiment that came closest to the best version."""
+    return f"experiment {row.experiment.number}, worse by {row.delta or 0.0:.6f}: {row.experiment.title}"
+
+
+def times_text(times: Times, *, goes_on: bool) -> str:
+    """Return start, duration and end of a run as wall time."""
+    text = f"started {moment_text(times.started_at)}, {'running' if goes_on else 'ran'} {span_text(times.running_s)}"
+    if times.ended_at is not None:
+        return f"{text}, ended {moment_text(times.ended_at)}"
+    return text if times.ends_at is None else f"{text}, ends about {moment_text(times.ends_at)}, confirmation included"
+
+
+def figures(report: Report, run_report: RunReport) -> list[RenderableType]:
+    """Return the lines with all figures, each with what it is compared with, and the proposers' table."""
+    if run_report.gain is None:
+        return []
+    sigma = NO_NUMBER if run_report.sigma is None else f"{run_report.sigma:.4f}"
+    lines = [f"baseline  {run_report.gain.baseline:.6f}, mean of {len(run_report.baseline_scores)} seeds, σ {sigma}"]
+    scores = run_report.incumbent_scores
+    if (best := run_report.incumbent) is not None and not best.experiment.is_baseline:
+        lines.append(f"best      {fmean(scores):.6f}, mean of {len(scores)} seed{'s' if len(scores) > 1 else ''}")
+    lines.append(gain_text(run_report))
+    if unseen := heldout_text(run_report):
+        lines.append(unseen)
+    rolled_back = next((each for each in reversed(run_report.confirmations) if each.rolled_back), None)
+    if rolled_back is not None and (head := run_report.row(rolled_back.head)) is not None:
+        lines.append(f"fell      experiment {head.experiment.number}: {rolled_back.reason}")
+    lines.append(f"cost      {cost_text(run_report)}")
+    return [Text("\n".join(lines)), *([proposers_table(report.rates)] if report.rates else [])]
 
 
 def gain_text(report: RunReport) -> str:
     """Return the confirmed gain, and beside it the provisional gain."""
     if report.gain is None:
         return ""
-    claim = "none confirmed yet" if report.gain.confirmed is None else f"{report.gain.confirmed:.6f} confirmed"
-    more = "" if report.gain.provisional is None else f", {report.gain.provisional:+.6f} provisional (not yet a claim)"
+    gain = report.gain
+    claim = "none confirmed" if gain.confirmed is None else f"{gain.confirmed:.6f} confirmed by fresh seeds"
+    more = "" if gain.provisional is None else f", {gain.provisional:+.6f} over the baseline's mean, not measured again"
     return f"gain      {claim}{more}"
 
 
@@ -170,20 +214,6 @@ def _claimed_text(report: RunReport, confirmation: Confirmation) -> str:
     return f"{held_out}; not scored on unseen text" if is_confirmed else held_out
 
 
-def _counts(report: RunReport, goal: int | None) -> Text:
-    of_goal = "" if goal is None else f" of {goal}"
-    text = Text(f"measured  {report.measured}{of_goal}: ")
-    text.append(tally_text(report))
-    if report.seconds_each is not None:
-        text.append(f" · {report.seconds_each:.0f} s each")
-        if goal is not None and goal > report.measured:
-            text.append(f", about {clock_text((goal - report.measured) * report.seconds_each)} to go")
-    text.append(f"\ncost      {cost_text(report)}")
-    if report.paid:
-        text.append(f"\nstronger  {paid_text(report)}")
-    return text
-
-
 def paid_text(report: RunReport) -> str:
     """Return the spent part of the stronger model's limit, and the time and reason of its last call."""
     last = report.paid[-1]
@@ -207,31 +237,38 @@ def cost_text(report: RunReport) -> str:
     return ", ".join(parts)
 
 
-def _last(report: RunReport) -> Table:
-    return experiments_table([row for row in report.rows if not row.experiment.is_baseline][-ROWS:])
+def _last(report: RunReport) -> list[Table]:
+    rows = [row for row in report.rows if not row.experiment.is_baseline][-ROWS:]
+    return [experiments_table(rows)] if rows else []
 
 
-def experiments_table(rows: list[Row]) -> Table:
-    """Return a table with one line for each experiment."""
-    table = Table(box=None, pad_edge=False, expand=True, header_style="dim")
+def experiments_table(rows: Sequence[Row], *, whole: bool = False) -> Table:
+    """Return a table with one line for each experiment. A `whole` one cuts no title, however long."""
+    table = Table(box=None, pad_edge=False, expand=not whole, header_style="dim")
     table.add_column("#", justify="right", no_wrap=True)
     table.add_column("status", no_wrap=True)
     table.add_column("val_bpb", justify="right", no_wrap=True)
+    table.add_column("Δ best", justify="right", no_wrap=True)
+    table.add_column("what", ratio=1, no_wrap=True, overflow="ignore" if whole else "ellipsis")
     table.add_column("by", no_wrap=True)
-    table.add_column("what", ratio=2, no_wrap=True, overflow="ellipsis")
-    table.add_column("why", ratio=3, no_wrap=True, overflow="ellipsis")
     for row in rows:
         mark = " ✓" if row.confirmed and not row.experiment.is_baseline else " ↩" if row.rolled_back else ""
         table.add_row(
             cell(row, "number"),
-            cell(row, "status") + mark,
+            (row.note if row.status == "crash" else row.status) + mark,
             cell(row, "val_bpb", ".6f"),
+            cell(row, "delta", "+.4f", none=""),
+            " ".join(row.experiment.title.split()) if whole else row.experiment.title,
             cell(row, "proposer", none=""),
-            cell(row, "title"),
-            cell(row, "note" if row.rolled_back else "reason", none=""),
             style=STYLES.get(row.status, ""),
         )
     return table
+
+
+def proposers_text(rates: Sequence[Rates]) -> str:
+    """Return each proposer's tries and keeps in one line."""
+    each = (f"{rate.proposer} {rate.tries} tried, {rate.kept} kept, {rate.confirmed} confirmed" for rate in rates)
+    return f"by        {'; '.join(each)}"
 
 
 def proposers_table(rates: Sequence[Rates]) -> Table:
@@ -250,8 +287,8 @@ def proposers_table(rates: Sequence[Rates]) -> Table:
     table.add_row("kept", *(str(each.kept) for each in rates))
     table.add_row("confirmed", *(str(each.confirmed) for each in rates))
     table.add_row("gain", *(_number(each.gain) for each in rates))
-    table.add_row("a trial", *(_number(each.gain_per_trial) for each in rates))
-    table.add_row("an hour", *(_number(each.gain_per_hour) for each in rates))
+    table.add_row("gain/trial", *(_number(each.gain_per_trial) for each in rates))
+    table.add_row("gain/hour", *(_number(each.gain_per_hour) for each in rates))
     if any(cost.llm_s or cost.llm_tokens for cost in costs):
         table.add_row("LLM", *(clock_text(cost.llm_s) for cost in costs))
         table.add_row("tokens", *(f"{cost.llm_tokens:,}" for cost in costs))
@@ -277,3 +314,12 @@ def clock_text(seconds: float) -> str:
     minutes, rest = divmod(whole, 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def span_text(seconds: float) -> str:
+    """Return a duration in seconds as 3 h 12 min, 12 min, or 40 s."""
+    whole = int(seconds)
+    if whole < 120:
+        return f"{whole} s"
+    hours, minutes = divmod(whole // 60, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import sys
 import time
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
 from statistics import fmean
+from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.syntax import Syntax
 from rich.text import Text
 
 from researcher.decision.machine_speed import speed_text
@@ -20,12 +25,10 @@ from researcher.journal.reader import JournalReader
 from researcher.journal.records import Experiment, PaidCall
 from researcher.proposers.escalation import belongs_to
 from researcher.report.proposer_stats import proposers_text
-from researcher.report.results_table import ResultsTable
+from researcher.report.results_table import ResultsTable, all_columns_text
 from researcher.report.snapshot import Report, snapshot
-from researcher.report.view import RunReport
-from researcher.repository.repository import EDITABLE, Workspace
+from researcher.report.view import Row, RunReport
 from services.machine.state import State
-from services.machine.subject import repository_of
 from services.views.client import ClientError, open_bus
 from services.views.render import (
     Scene,
@@ -34,11 +37,14 @@ from services.views.render import (
     experiments_table,
     gap_text,
     heldout_text,
-    proposers_table,
 )
 from trainer.jobs import RedisClient, TrialResult
 
+if TYPE_CHECKING:
+    from researcher.repository.repository import Workspace
+
 BUNDLE = "subject.bundle"
+_NO_WIDTH = 100_000  # characters; no line is longer
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -46,32 +52,58 @@ class NothingToShow(ResearcherError):
     """The run has no such result yet; the message says what is missing."""
 
 
-def show_status(state: State, console: Console, *, as_json: bool) -> None:
+class Form(StrEnum):
+    """The form of a table of experiments."""
+
+    TABLE = "table"
+    JSON = "json"
+    TSV = "tsv"
+
+
+def show_status(state: State, console: Console, *, as_json: bool, verbose: bool) -> None:
     """Print the state of the run; the live part only if Redis answers."""
     with _history(state) as history:
         report = _snapshot(history, state, _bus(state))
-    age_s = _age_s(_begun(report))
     if as_json:
-        print(json.dumps(report.to_json() | {"options": state.settings()}))
+        print(json.dumps(report.to_json()))
         return
-    console.print(draw(Scene(report, None, age_s, "")))
-    if options := state.settings():
-        console.print(
-            "options  " + " ".join(f"{key}={value}" for key, value in sorted(options.items())),
-            style="dim",
-            soft_wrap=True,
-        )
-    if report.rates:
-        console.print(proposers_table(report.rates))
+    _begun(report)
+    console.print(draw(Scene(report, verbose=verbose)))
+    if report.options:
+        options = " ".join(f"{key}={value}" for key, value in sorted(report.options.items()))
+        console.print(f"options  {options}", style="dim", soft_wrap=True)
 
 
-def show_log(state: State, number: int | None, console: Console) -> None:
+def show_log(state: State, number: int | None, console: Console, form: Form = Form.TABLE) -> None:
     """Print all experiments as a table, or everything about one."""
     with _history(state) as history:
-        if number is None:
-            console.print(experiments_table(list(_begun(_snapshot(history, state)).rows)))
-        else:
-            _print_experiment(history, _begun(_snapshot(history, state)), history.numbered(number), state, console)
+        report = _snapshot(history, state)
+        run_report = _begun(report)
+        if number is not None and form is Form.TABLE:
+            _print_experiment(history, run_report, history.numbered(number), state, console)
+            return
+        if number is not None:
+            number = history.numbered(number).number
+        rows = [row for row in run_report.rows if number in (None, row.experiment.number)]
+        objects = [row for row in report.rows_json() if number in (None, row["number"])]
+    if form is Form.JSON:
+        print(json.dumps(objects if number is None else objects[0]))
+    elif form is Form.TSV:
+        _write_out(all_columns_text(rows))
+    else:
+        _print_table(rows, console)
+
+
+def _print_table(rows: Sequence[Row], console: Console) -> None:
+    """Print the experiments: on a terminal in its width, in a pipe or a file without cuts."""
+    if console.is_terminal:
+        console.print(experiments_table(rows))
+        return
+    whole = Console(file=io.StringIO(), width=_NO_WIDTH, markup=False, highlight=False, color_system=None)
+    with whole.capture() as captured:
+        whole.print(experiments_table(rows, whole=True))
+    for line in captured.get().splitlines():
+        print(line.rstrip())
 
 
 def show_diff(state: State, number: int, console: Console) -> None:
@@ -107,9 +139,10 @@ def show_best(state: State, console: Console, *, source: bool) -> None:
 
 
 def export(state: State, to: Path, console: Console) -> None:
-    """Write results.tsv and .json, proposers.tsv, progress.png, the best train.py and the subject's history into a
+    """Write results.tsv and .json, proposers.tsv, the pictures, the best train.py and the subject's history into a
     folder."""
     from researcher.report.picture import draw as draw_picture  # noqa: PLC0415 - matplotlib is slow to import
+    from researcher.report.picture_layout import LOOKS  # noqa: PLC0415
 
     with _history(state) as history:
         report = _snapshot(history, state)
@@ -118,14 +151,12 @@ def export(state: State, to: Path, console: Console) -> None:
         write_whole(to / "results.tsv", ResultsTable(history).text().encode())
         write_whole(to / "results.json", json.dumps(report.rows_json(), indent=1).encode())
         write_whole(to / "proposers.tsv", proposers_text(report.rates).encode())
-        write_whole(to / "progress.png", draw_picture(run_report))
+        for name, look in LOOKS.items():
+            write_whole(to / name, draw_picture(run_report, look))
         if run_report.run.incumbent is not None:
-            write_whole(to / EDITABLE, history.source(run_report.run.incumbent).encode())
-    workspace = Workspace(repository_of(state), script=state.require_run().script)
-    try:
+            write_whole(to / "train.py", history.source(run_report.run.incumbent).encode())
+    with _workspace(state) as workspace:
         workspace.bundle(run_report.run.branch, to / BUNDLE)
-    finally:
-        workspace.close()
     console.print(f"written to {to.resolve()}", soft_wrap=True)
 
 
@@ -143,7 +174,8 @@ def _bus(state: State) -> RedisClient | None:
 
 
 def _snapshot(history: JournalReader, state: State, bus: RedisClient | None = None) -> Report:
-    return snapshot(history, bus, state.require_run().trial_profile(), time.time())
+    report = snapshot(history, bus, state.require_run().trial_profile(), time.time())
+    return replace(report, options=state.settings())
 
 
 def _begun(report: Report) -> RunReport:
@@ -152,24 +184,25 @@ def _begun(report: Report) -> RunReport:
     return report.run_report
 
 
-def _age_s(report: RunReport) -> float:
-    """Return the seconds from the run's start to the last event of an experiment."""
-    last = report.rows[-1].experiment
-    return (last.decided_at or last.proposed_at) - report.run.created_at
-
-
 def _print_diff(state: State, old: Experiment, new: Experiment, console: Console) -> None:
     assert old.commit_sha is not None
     assert new.commit_sha is not None
-    workspace = Workspace(repository_of(state), script=state.require_run().script)
-    try:
+    with _workspace(state) as workspace:
         text = workspace.diff(old.commit_sha, new.commit_sha)
-        if console.is_terminal:
-            console.print(Syntax(harmless(text), "diff", background_color="default", word_wrap=True))
-        else:
-            _write_out(f"{text}\n")
-    finally:
-        workspace.close()
+    if console.is_terminal:
+        from rich.syntax import Syntax  # noqa: PLC0415 - imports every lexer's table
+
+        console.print(Syntax(harmless(text), "diff", background_color="default", word_wrap=True))
+    else:
+        _write_out(f"{text}\n")
+
+
+def _workspace(state: State) -> closing[Workspace]:
+    """Open the run's repository."""
+    from researcher.repository.repository import Workspace  # noqa: PLC0415 - imports git, which `status` does not need
+    from services.machine.subject import repository_of  # noqa: PLC0415
+
+    return closing(Workspace(repository_of(state), script=state.require_run().script))
 
 
 def _write_out(text: str) -> None:

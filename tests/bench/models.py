@@ -152,6 +152,8 @@ def question_of(prompt: str, source: str) -> Question:
     _, _, system, _, user = _TURN.split(prompt, maxsplit=2)
     texts = Prompts.read().texts
     formats = tuple(each for each in EditFormat if texts[each].strip() in system)
+    if texts["one_knob"].strip() in system:
+        formats = (EditFormat.JSON,)
     return Question(source, (Message("system", system), Message("user", user)), formats)
 
 

@@ -28,10 +28,17 @@ PROFILE = profile_named("cpu")
 FILES = {name: text for name, text in render_subject(PROFILE).items() if name.endswith(".py")}
 TRAIN = FILES["train.py"]
 CONTEXT = PromptContext("Lower the score.", "profile cpu", TRAIN, "It scores 1.8.")
-IN_JSON = replace(CONTEXT, advice=Advice(("DEPTH = 2",), ()), edit_formats=(EditFormat.JSON,))
+IN_JSON = replace(CONTEXT, advice=Advice(("DEPTH = 2",)), edit_formats=(EditFormat.JSON,))
 
 
-@pytest.mark.parametrize(("context", "formats"), [(CONTEXT, FREE_FORMATS), (IN_JSON, (EditFormat.JSON,))])
+@pytest.mark.parametrize(
+    ("context", "formats"),
+    [
+        (CONTEXT, FREE_FORMATS),
+        (IN_JSON, (EditFormat.JSON,)),
+        (replace(IN_JSON, one_knob=True), (EditFormat.JSON,)),
+    ],
+)
 def test_a_stored_question_is_asked_as_it_was(context: PromptContext, formats: tuple[EditFormat, ...]) -> None:
     def vet(proposal: Proposal) -> Draft:
         return Draft(proposal, validate(proposal, TRAIN, lambda _: None))
@@ -58,7 +65,7 @@ def test_each_answer_counts_for_its_format_and_the_steps_that_it_passes(tmp_path
         spoken("HYPOTHESIS: h\nSET DEPTH = 1", usage=(100, 30)),
         spoken("HYPOTHESIS: h\nSET NOWHERE = 1", usage=(100, 10)),
         spoken("I cannot say."),
-        refused(400, "no such question"),
+        refused(413, "no such question"),
         spoken('{"set": {"NOWHERE": 1}, "hypothesis": "h"}'),
     )
     with openai_double(*replies) as server:

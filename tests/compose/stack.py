@@ -20,7 +20,7 @@ from tests import ROOT, TESTS
 from tests.compose.checkout import BASE
 
 CPU = ("-f", "compose.yaml", "-f", "services/compose.cpu.yaml")
-STAY_UP = ("redis", "ollama", "trainer", "dry-run-worker", "researcher")
+STAY_UP = ("redis", "model", "ollama", "trainer", "dry-run-worker", "researcher")
 USER = "1000:1000"
 DEADLINE_S = 600.0
 CHECKER = TESTS / "scenarios" / "crash" / "checker.py"

@@ -21,8 +21,8 @@ pytestmark = pytest.mark.docker
 
 Service = dict[str, Any]
 GPU = ("-f", "compose.yaml")
-ONE_SHOTS = {"secrets", "data", "model"}
-SERVERS = {"redis", "ollama", "trainer", "dry-run-worker", "researcher"}
+ONE_SHOTS = {"secrets", "data"}
+SERVERS = {"redis", "model", "ollama", "trainer", "dry-run-worker", "researcher"}
 CAPABILITIES = {
     "secrets": {"CHOWN", "DAC_OVERRIDE", "FOWNER"},
     "trainer": {"SETUID", "SETGID", "KILL"},
@@ -106,16 +106,16 @@ def test_nobody_starts_before_what_it_needs(files: tuple[str, ...]) -> None:
         for name, service in services(files).items()
     }
 
-    done, healthy = "completed_successfully", "healthy"
+    done, healthy, started = "completed_successfully", "healthy", "started"
     assert waits == {
         "secrets": {},
         "data": {"secrets": done},
         "model": {"secrets": done},
         "redis": {"secrets": done},
-        "ollama": {"model": done},
+        "ollama": {"secrets": done},
         "trainer": {"redis": healthy, "data": done},
         "dry-run-worker": {"redis": healthy, "data": done},
-        "researcher": {"redis": healthy, "trainer": healthy, "ollama": healthy},
+        "researcher": {"redis": healthy, "trainer": started},
     }
 
 
@@ -202,6 +202,7 @@ def test_each_volume_is_mounted_by_whom_it_is_meant_for(files: tuple[str, ...]) 
         ("redis", "redis"): "rw",
         ("models", "model"): "rw",
         ("models", "ollama"): "rw",
+        ("models", "researcher"): "ro",
         ("data", "data"): "rw",
         ("data", "trainer"): "ro",
         ("data", "dry-run-worker"): "ro",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -57,14 +57,19 @@ def refused(status: int, message: str, code: str | None = None, **headers: str) 
     return Reply(status, body=json.dumps({"error": error}), headers=headers)
 
 
+Script = Callable[[dict[str, Any]], Reply]
+
+
 class OpenAiDouble(ThreadingHTTPServer):
-    """Gives each question the next reply, and the last one again and again; keeps the questions."""
+    """Gives each question the next reply, and the last one again and again, or the reply of a script; keeps the
+    questions."""
 
     daemon_threads = True
 
-    def __init__(self, replies: Sequence[Reply]) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.replies = list(replies)
+    def __init__(self, replies: Sequence[Reply] | Script, *, port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), _Handler)
+        self.replies = [] if callable(replies) else list(replies)
+        self.script = replies if callable(replies) else self._next_reply
         self.models = Reply(body='{"object": "list", "data": []}')
         self.elsewhere = refused(404, "no such page")
         self.questions: list[dict[str, Any]] = []
@@ -75,6 +80,9 @@ class OpenAiDouble(ThreadingHTTPServer):
     def url(self) -> str:
         """The base URL."""
         return f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+    def _next_reply(self, _: object) -> Reply:
+        return self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
 
 
 @contextmanager
@@ -106,8 +114,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self.server.keys.append(self.headers.get("Authorization"))
         self.server.questions.append(question)
-        left = self.server.replies
-        self._send(left.pop(0) if len(left) > 1 else left[0])
+        self._send(self.server.script(question))
 
     def _send(self, reply: Reply) -> None:
         self.close_connection = True

@@ -52,6 +52,8 @@ _ESCALATION = "researcher/proposers/test_escalation.py::test_"
 _FAULT = "trainer/trial/test_faults.py::test_fault_has_its_outcome_and_leaves_nothing"
 _TRIAL = "trainer/trial/test_trial.py::test_"
 _WORKER = "trainer/worker/test_rq_worker.py::test_"
+_GOAL = "researcher/decision/test_goal.py::test_"
+_LIMITS = "researcher/loop/test_limits.py::test_"
 _ACCIDENTS = "researcher/loop/test_accidents.py::test_"
 _REAL_ACCIDENTS = "trainer/trial/test_accidents.py::test_"
 _ENDINGS = "trainer/trial/test_outcome.py::test_"
@@ -232,6 +234,13 @@ GUARDS = (
         "fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)",
         "pass",
         _JOURNAL + "a_second_writer_is_told_who_holds_the_journal",
+    ),
+    Guard(
+        "a refused journal is closed",
+        "researcher/journal/database.py",
+        "    except BaseException:\n        database.close()\n        raise",
+        "    except BaseException:\n        raise",
+        _JOURNAL + "a_journal_that_is_refused_is_closed",
     ),
     Guard(
         "a newer journal is left alone",
@@ -1096,9 +1105,37 @@ GUARDS = (
     Guard(
         "a fold within folded thoughts does not end them",
         "researcher/prompting/reply_parser.py",
-        'bool(folds or "reasoning" in mark)',
-        '("reasoning" in mark)',
+        "bool(folds or _FOLDS_THOUGHTS.search(mark))",
+        "bool(_FOLDS_THOUGHTS.search(mark))",
         _THOUGHTS + "folded_thoughts_are_gone_with_the_folds_inside_them_and_other_folds_stay",
+    ),
+    Guard(
+        "what stands before the last title was only thought",
+        "researcher/prompting/reply_parser.py",
+        "            edits, fences, prose = [], [], [line]\n",
+        "            prose.append(line)\n",
+        _THOUGHTS + "what_stands_before_the_last_title_with_edits_was_only_thought_in_any_wrapper",
+    ),
+    Guard(
+        "a title below the edits drops none",
+        "researcher/prompting/reply_parser.py",
+        "    if not edits and (before[0] or not fences):\n",
+        "    if False:\n",
+        _THOUGHTS + "a_title_below_the_edits_is_theirs",
+    ),
+    Guard(
+        "a fence of thoughts is no edit",
+        "researcher/prompting/reply_parser.py",
+        "    if _THOUGHT_FENCE.fullmatch(opening):\n",
+        "    if False:\n",
+        _THOUGHTS + "a_fence_of_thoughts_is_no_edit_without_a_title_either",
+    ),
+    Guard(
+        "all before an answer in tags of its own was only thought",
+        "researcher/prompting/reply_parser.py",
+        'answer if tagged is None else tagged["inside"]',
+        "answer",
+        _THOUGHTS + "where_a_line_or_a_tag_begins_the_answer_all_before_it_is_thought",
     ),
     Guard(
         "what stands before the mark of an answer was only thought",
@@ -1593,7 +1630,7 @@ GUARDS = (
     Guard(
         "a damaged journal is written to no more",
         "researcher/journal/database.py",
-        "        _require_sound(database, folder)\n",
+        "            _require_sound(database, folder)\n",
         "",
         _BAD_DAYS + "damaged_journal_is_refused_untouched_and_it_is_said_where_the_run_still_is",
     ),
@@ -2529,8 +2566,8 @@ GUARDS = (
     Guard(
         "nothing in a source closes the fence around it",
         "researcher/prompting/prompt.py",
-        ".replace(_FENCE, _fence_around(context.source))",
-        "",
+        "fence = _fence_around(context.source + context.knob_lines)",
+        "fence = _FENCE",
         "researcher/prompting/test_prompt.py::test_nothing_in_a_source_closes_its_fence_and_nothing_printed_opens_one",
     ),
     Guard(
@@ -2571,7 +2608,7 @@ GUARDS = (
     Guard(
         "the target of a link is not run as code",
         "researcher/repository/repository.py",
-        "if self.repository.commit(base).tree[script].mode == git.Blob.link_mode:",
+        "if kinds[script].mode == git.Blob.link_mode:",
         "if False:",
         f"{_SURROUNDINGS}a_train_py_that_is_a_link_is_refused",
     ),
@@ -2606,7 +2643,7 @@ GUARDS = (
     Guard(
         "a title is not read as TeX",
         "researcher/report/picture.py",
-        "text.set_parse_math(False)",
+        """mpl.rcParams["text.parse_math"] = False""",
         "pass",
         "researcher/report/test_view.py::test_a_title_is_never_read_as_tex",
     ),
@@ -2626,9 +2663,9 @@ GUARDS = (
     ),
     Guard(
         "what a candidate printed is no markup",
-        "services/cli.py",
-        "Console(markup=False, emoji=False)",
-        "Console(emoji=False)",
+        "services/views/terminal.py",
+        "\nconsole = Console(markup=False, emoji=False)",
+        "\nconsole = Console(emoji=False)",
         "services/views/test_render.py::test_what_looks_like_markup_in_a_title_is_shown_as_it_is[overnight]",
     ),
     Guard(
@@ -2672,6 +2709,36 @@ GUARDS = (
         "repaired(values, values | wanted, ranges, context)",
         "values | wanted",
         "researcher/proposers/test_advice.py::test_batches_that_do_not_go_together_are_made_whole",
+    ),
+    Guard(
+        "a small model is not offered a move that was tried",
+        "researcher/proposers/prompt_context.py",
+        "frozenset(idle | self._optimizer.tried(incumbent))",
+        "frozenset(idle)",
+        "researcher/proposers/test_prompt_context.py::"
+        "test_moves_that_were_tried_or_rejected_are_closed_to_a_small_model",
+    ),
+    Guard(
+        "a small model is not offered a move that runs or waits",
+        "researcher/proposers/llm_proposer.py",
+        "            closed=context.closed.union(*(move_in(edits) for edits in _open_edits(journal, drafting))),\n",
+        "",
+        _DRAFTING + "no_answer_in_the_schema_of_a_small_model_repeats_what_was_tried_runs_or_waits",
+    ),
+    Guard(
+        "a small model does not see the suggestion that it would copy",
+        "researcher/proposers/prompt_context.py",
+        "suggests=advises and not model.is_small",
+        "suggests=advises",
+        "researcher/proposers/test_prompt_context.py::"
+        "test_a_small_model_sees_no_suggestion_and_the_form_of_one_knob_last",
+    ),
+    Guard(
+        "an edit does not copy the comment that stands for the knobs",
+        "researcher/prompting/source_outline.py",
+        "(?:not shown|shown below)",
+        "not shown",
+        "researcher/prompting/test_source_outline.py::test_an_edit_that_copies_a_comment_of_the_view_is_refused",
     ),
     Guard(
         "a near miss is one by the scores of now",
@@ -3146,11 +3213,46 @@ GUARDS = (
         _HEARTBEAT + "a_worker_that_shows_itself_while_it_is_forgotten_is_not",
     ),
     Guard(
-        "a health check is of its own worker",
-        "services/trainer/health.py",
-        ".worker(role, name)",
-        ".workers(role)[0]",
-        _ENTRY_POINTS + "a_health_check_asks_for_its_own_worker",
+        "a worker that freezes while a job runs is not healthy by its fork",
+        "trainer/worker/rq_worker.py",
+        "        if not self.is_horse:\n            self._heartbeat.beat(",
+        "        if True:\n            self._heartbeat.beat(",
+        _WORKER + "a_worker_writes_its_heartbeat_file_while_a_job_runs_and_its_fork_does_not",
+    ),
+    Guard(
+        "a frozen process is not healthy",
+        "services/stack/heartbeat.sh",
+        '-mmin -2)" ]',
+        '-mmin -2000)" ]',
+        _ENTRY_POINTS + "a_health_check_is_about_the_age_of_the_heartbeat_file",
+    ),
+    Guard(
+        "a power-off in a container is refused",
+        "services/stack/end_action.py",
+        "and not systemd.is_dir():",
+        "and False:",
+        "services/stack/test_end_action.py::test_a_power_off_in_a_container_is_refused_with_what_ends_the_cost_there",
+    ),
+    Guard(
+        "an action that asks for a password is refused",
+        "services/stack/end_action.py",
+        '_run(["sudo", "-k", "-n", "true"], environment) != 0',
+        "False",
+        "services/stack/test_end_action.py::test_an_action_that_would_ask_for_a_password_is_refused",
+    ),
+    Guard(
+        "the status says why there is no LLM now",
+        "researcher/proposers/llm_proposer.py",
+        "            self._publish_away(self._breaker.away)\n",
+        "            pass\n",
+        "researcher/proposers/test_proposers.py::test_the_status_says_why_there_is_no_llm_as_the_last_look_has_it_each_once",
+    ),
+    Guard(
+        "a failed pull is tried again",
+        "services/ollama/pull.sh",
+        '    until ollama show "$MODEL" >/dev/null 2>&1; do\n',
+        "    for once in only; do\n",
+        "services/stack/test_pull.py::test_a_pull_that_fails_says_why_and_is_tried_again_until_it_succeeds",
     ),
     Guard(
         "trainers on different kinds of GPU choose no profile",
@@ -3364,6 +3466,55 @@ GUARDS = (
         _BAD_DAYS + "request_whose_answer_is_lost_was_perhaps_taken",
     ),
     Guard(
+        "a needed name that is no file is refused",
+        "researcher/repository/repository.py",
+        "if not isinstance(found, git.Blob)",
+        "if False",
+        _SURROUNDINGS + "a_needed_name_that_is_no_file_is_named",
+    ),
+    Guard(
+        "a part of reasoning is none of the answer, however it is marked",
+        "researcher/llm/openai.py",
+        "if isinstance(part, dict) and _is_thought(part) else texts",
+        'if isinstance(part, dict) and part.get("type") == "thinking" else texts',
+        "researcher/llm/test_openai.py::test_a_part_of_reasoning_is_known_by_its_type_its_flag_or_its_field",
+    ),
+    Guard(
+        "a filter of the subject that is missing stops no run",
+        "researcher/repository/repository.py",
+        "git_environment(path, filters_off(path))",
+        "git_environment(path)",
+        _SURROUNDINGS + "a_filter_that_is_missing_does_not_disturb_a_run_in_the_same_folder",
+    ),
+    Guard(
+        "a file name that a trial cannot carry is refused at the start",
+        "researcher/repository/repository.py",
+        "                name.encode()  # git allows any bytes in a name, and a trial's files are JSON\n",
+        "",
+        _SURROUNDINGS + "a_file_name_that_is_not_utf8_is_refused_and_any_other_goes_into_a_trial",
+    ),
+    Guard(
+        "a partial clone is fetched without the history that it lacks",
+        "researcher/repository/publishing.py",
+        '*(["--depth=1"] if partial else [])',
+        "*[]",
+        _SURROUNDINGS + "a_run_begins_in_a_partial_clone_without_its_history_and_pushes_there",
+    ),
+    Guard(
+        "a partial clone without its files is named",
+        "researcher/repository/repository.py",
+        'if base == "HEAD" and lacks_objects(path, checked_out(path)):',
+        'if base == "HEAD" and not checked_out(path):',
+        _SURROUNDINGS + "a_partial_clone_without_files_of_its_commit_is_named_with_what_fetches_them",
+    ),
+    Guard(
+        "a ref in the way of the run's is named before the run is written down",
+        "researcher/__main__.py",
+        "    workspace.require_free_names(base, tag)\n",
+        "",
+        "scenarios/test_subject_days.py::test_a_ref_or_a_folder_in_the_way_refuses_the_run_before_it_is_written_down",
+    ),
+    Guard(
         "a fault of git names the folder in which git ran",
         "researcher/loop/outages.py",
         "_place_of(error.folder, places) if isinstance(error, GitFailed) else places[-1]",
@@ -3376,5 +3527,68 @@ GUARDS = (
         "        raise OSError(error.errno, error.strerror, str(path)) from error\n",
         "        raise\n",
         "researcher/loop/test_outages.py::test_file_that_a_full_disk_refuses_is_named[64k]",
+    ),
+    Guard(
+        "an experiment begins only if it and its confirmation end before the limit",
+        "researcher/decision/goal.py",
+        "standing.at + standing.reserve_s > goal.until",
+        "standing.at > goal.until",
+        _GOAL + "no_experiment_begins_that_would_end_with_its_confirmation_after_a_limit",
+    ),
+    Guard(
+        "a limit of cost leaves money for the confirmation",
+        "researcher/decision/goal.py",
+        "if spent + standing.reserve_money > goal.max_cost:",
+        "if spent > goal.max_cost:",
+        _GOAL + "no_experiment_begins_that_would_end_with_its_confirmation_after_a_limit",
+    ),
+    Guard(
+        "the machine costs money also while nothing runs",
+        "researcher/decision/cost.py",
+        "prices.per_hour * machine_s / 3600",
+        "prices.per_hour * took.hours",
+        "researcher/report/test_view.py::test_the_cost_counts_trials_and_tokens_and_the_machine_also_while_nothing_runs",
+    ),
+    Guard(
+        "a cost that has passed ends all",
+        "researcher/decision/goal.py",
+        "if goal.max_cost is not None and cost.money is not None and cost.money >= goal.max_cost:",
+        "if False:",
+        _GOAL + "a_limit_of_time_or_cost_that_has_passed_ends_all",
+    ),
+    Guard(
+        "no trial begins after the limit",
+        "researcher/loop/context.py",
+        "                    self.end_at_the_limit()\n                    self._free_gpu()",
+        "                    self._free_gpu()",
+        _LIMITS + "no_trial_of_the_baseline_begins_after_the_limit",
+    ),
+    Guard(
+        "a pause for a fault ends at the limit",
+        "researcher/loop/context.py",
+        "            self.end_at_the_limit()\n            self.rest()",
+        "            self.rest()",
+        _LIMITS + "a_pause_for_a_fault_is_not_longer_than_the_limit",
+    ),
+    Guard(
+        "options are checked before anything starts",
+        "services/local.py",
+        "    _refuse_what_has_passed(state, check_options(state, options, settings.values))\n",
+        "",
+        "services/test_cli.py::test_a_limit_that_has_passed_since_the_first_start_is_refused[hours]",
+    ),
+    Guard(
+        "a number in the picture covers nothing",
+        "researcher/report/picture_layout.py",
+        "return bool(inside) and not any(_overlap(box, other) for other in boxes)",
+        "return bool(inside)",
+        "researcher/report/test_picture.py::test_no_text_covers_another_or_leaves_the_picture",
+    ),
+    Guard(
+        "a text in the picture is cut to its place",
+        "researcher/report/picture_layout.py",
+        "    if _width(figure, flat, size, weight) <= width_px:\n        return flat",
+        "    return flat",
+        "researcher/report/test_picture.py::test_no_text_covers_another_or_leaves_the_picture",
     ),
 )

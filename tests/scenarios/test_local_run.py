@@ -18,6 +18,7 @@ import pytest
 from researcher.errors import JournalError
 from researcher.journal.reader import JournalReader
 from researcher.journal.records import State as Step
+from researcher.report.picture_layout import LOOKS
 from tests import ROOT
 from tests.doubles.ollama_server import Turn, ollama_double
 from tests.doubles.openai_server import openai_double, spoken
@@ -163,9 +164,9 @@ def test_a_run_survives_the_death_of_its_worker_its_researcher_its_server_and_of
     assert not repository.is_dirty()
     repository.close()
     assert (local_run.state / "subject" / "progress.png").read_bytes().startswith(b"\x89PNG")
-    assert "3 experiments" in local_run.output.read_text()
+    assert "measured  3 of 3: " in local_run.output.read_text()
     for command, expected in {
-        "status": "measured  3:",
+        "status": "measured  3 of 3:",
         "log 0": "rows asked again of a fresh process: ",
         "log": "baseline",
         "log 1": "step 00000",
@@ -177,7 +178,7 @@ def test_a_run_survives_the_death_of_its_worker_its_researcher_its_server_and_of
         "results.tsv",
         "results.json",
         "proposers.tsv",
-        "progress.png",
+        *LOOKS,
         "train.py",
         "subject.bundle",
     }

@@ -20,7 +20,8 @@ from researcher.llm.openai import OpenAiClient, OpenAiSettings
 from researcher.llm.stream import authorities
 from services.machine.model import pull_model
 from tests.doubles.ollama_pulls import Library
-from tests.doubles.ollama_server import ollama_double
+from tests.doubles.ollama_server import listening, ollama_double
+from tests.doubles.openai_server import OpenAiDouble, spoken
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
 
@@ -71,6 +72,23 @@ def test_authority_that_the_user_names_is_trusted_by_every_client(
     OpenAiClient(OpenAiSettings(f"{url}/v1", "small")).check_available()
 
     assert OllamaClient(wanted).chat(QUESTION, lambda: None).text == "yes"
+
+
+def test_a_paid_endpoint_is_not_asked_how_much_it_has_read(
+    certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
+    server = OpenAiDouble([spoken("yes")])
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+
+    with listening(server):
+        url = f"https://localhost:{server.server_address[1]}/v1"
+        answer = OpenAiClient(OpenAiSettings(url, "small")).chat(QUESTION, lambda: None)
+
+    assert answer.text == "yes"
+    assert "return_progress" not in server.questions[0]
 
 
 def test_authority_that_nobody_named_is_not_trusted_and_it_is_said_how_it_would_be(

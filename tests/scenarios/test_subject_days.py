@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from researcher.errors import SubjectDamaged, SubjectError
+from researcher.journal.reader import JournalReader
 from researcher.journal.records import State
 from researcher.journal.writer import Journal
 from researcher.loop.context import RunContext
@@ -216,6 +217,25 @@ def test_a_start_without_repository_and_copy_says_what_to_do(scripted_run: Scrip
 
     with closing(Journal(scripted_run.journal)) as journal, pytest.raises(SubjectError, match="Next: put a backup"):
         open_subject(scripted_run.subject, journal)
+
+
+@pytest.mark.parametrize("blocker", ["refs/tags/confirmed", "refs/overnight/night", "results.tsv"])
+def test_a_ref_or_a_folder_in_the_way_refuses_the_run_before_it_is_written_down(
+    scripted_run: ScriptedRun, blocker: str
+) -> None:
+    if blocker.startswith("refs/"):
+        git(scripted_run.subject, "update-ref", blocker, "HEAD")
+    else:
+        (scripted_run.subject / blocker).mkdir()
+        (scripted_run.subject / blocker / "old").write_text("x")
+        git(scripted_run.subject, "add", "--force", ".")
+        git(scripted_run.subject, "-c", "user.name=T", "-c", "user.email=t@e", "commit", "--quiet", "-m", "folder")
+
+    assert scripted_run.start_researcher(EXPERIMENTS=1).wait(30) == 2
+
+    assert blocker in scripted_run.output()
+    with JournalReader(scripted_run.journal) as history:
+        assert history.run() is None
 
 
 def test_a_commit_made_again_that_is_not_the_journals_is_refused_and_no_ref_names_it(workspace: Workspace) -> None:

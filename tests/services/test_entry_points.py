@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import git
 import pytest
 
 from researcher.journal.reader import JournalReader
+from researcher.report.view import now
 from services.machine.state import State
 from services.researcher import start as researcher_start
-from services.trainer import health as trainer_health
 from services.trainer import start as trainer_start
 from services.views.client import ClientError, ask_and_wait
 from tests import ROOT
 from tests.doubles.nvml import NvmlGpu, NvmlLibrary, install_nvml
 from tests.fixtures.scripted_run import ScriptedRun
 from tests.fixtures.trials import wait_for
-from trainer.jobs import StatusKind, WorkerRole
+from trainer.jobs import Status, StatusKind
 from trainer.worker.heartbeat import IDLE, Heartbeat
 
 TEN_S = 10
+HEARTBEAT_CHECK = ROOT / "services" / "stack" / "heartbeat.sh"
 
 
 @pytest.mark.parametrize(
@@ -99,33 +102,83 @@ def test_researcher_container_makes_the_subject_for_the_gpu_the_trainer_found(
     assert container.wait(TEN_S) == 0
 
 
-@pytest.mark.parametrize("role", WorkerRole)
-def test_a_health_check_asks_for_its_own_worker(
-    scripted_run: ScriptedRun,
-    role: WorkerRole,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+def test_a_health_check_is_about_the_age_of_the_heartbeat_file(tmp_path: Path) -> None:
+    file = tmp_path / "heartbeat"
+    absent = health(file)
+    file.write_text("a job runs")
+    fresh = health(file)
+    aged(file, 90)
+    under_load = health(file)
+    aged(file, 150)
+    frozen = health(file)
+
+    assert [check.returncode for check in (absent, fresh, under_load, frozen)] == [1, 0, 0, 1]
+    assert fresh.stdout == "a job runs"
+    assert frozen.stdout.startswith("a job runs (more than two minutes ago")
+
+
+def test_a_health_check_starts_no_python_and_needs_nothing_but_a_shell_and_find(tmp_path: Path) -> None:
+    file, tools = tmp_path / "heartbeat", tmp_path / "tools"
+    file.write_text("idle")
+    tools.mkdir()
+    for name in ("sh", "cat", "find"):
+        (tools / name).symlink_to(str(shutil.which(name)))
+
+    assert health(file, PATH=str(tools)).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (Status(StatusKind.REFUSED, "begun on another GPU"), 1),
+        (Status(StatusKind.HELD, "the disk is full"), 0),
+        (Status(StatusKind.ENDED, "12 of 12 experiments are measured"), 0),
+    ],
+)
+def test_a_process_that_refuses_to_run_is_unhealthy_and_one_that_waits_or_has_ended_is_not(
+    status: Status, code: int, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("REDIS_URL", scripted_run.server.url)
-    monkeypatch.setenv("REDIS_PASSWORD_FILE", str(scripted_run.password_file))
-    name_file = tmp_path / "worker"
-    arguments = ["--dry-runs"] if role is WorkerRole.DRY_RUN_WORKER else []
-    Heartbeat(scripted_run.bus.connection, f"{role}-other", role=role).show(IDLE)
+    file = tmp_path / "heartbeat"
+    file.write_text(str(status))
 
-    not_started = trainer_health.main(arguments, name_file)
-    own = Heartbeat(scripted_run.bus.connection, trainer_start.choose_name(role, name_file), role=role)
-    own.show(IDLE)
-    alive = trainer_health.main(arguments, name_file)
-    own.fade()
-    dead = trainer_health.main(arguments, name_file)
+    assert health(file).returncode == code
 
-    assert (not_started, alive, dead) == (1, 0, 1)
-    assert capsys.readouterr().out.splitlines() == [
-        f"no {role} has started here",
-        f"{own.worker}: idle",
-        f"{own.worker} has not shown itself in Redis lately",
-    ]
+
+def test_the_containers_use_the_heartbeat_file_that_the_check_reads() -> None:
+    settings = trainer_start.ContainerSettings(redis_url="redis://h", redis_password_file=Path("/none"))
+    lines = (trainer_start.worker(settings, "cpu", name="a"), trainer_start.dry_run_worker(settings, name="b"))
+    checked = re.search(r"\$\{1:-(.*)\}", HEARTBEAT_CHECK.read_text())
+
+    assert checked is not None
+    assert {line[line.index("--heartbeat-file") + 1] for line in lines} == {checked[1]}
+    assert f"HEARTBEAT_FILE: {checked[1]}\n" in (ROOT / "compose.yaml").read_text()
+
+
+def test_the_heartbeat_of_the_researchers_container_is_the_researchers_own_status(
+    scripted_run: ScriptedRun, tmp_path: Path
+) -> None:
+    file = tmp_path / "heartbeat"
+    container = scripted_run.start_container(PROFILE="cpu", HEARTBEAT_FILE=file)
+
+    wait_for(lambda: file.exists() and "trial" in file.read_text(), 60)
+
+    assert health(file).returncode == 0
+    container.send_signal(signal.SIGTERM)
+    assert container.wait(TEN_S) == 0
+
+
+def test_the_status_shows_the_state_of_the_pull_while_there_is_no_model(
+    scripted_run: ScriptedRun, tmp_path: Path
+) -> None:
+    file = tmp_path / "pull.txt"
+    file.write_text("pulling qwen3.5:9b, 37 %\n")
+
+    settings = {"LLM": "ollama", "OLLAMA_HOST": "http://127.0.0.1:9", "PULL_FILE": file}
+    container = scripted_run.start_container(PROFILE="cpu", **settings)
+
+    wait_for(lambda: now(None, scripted_run.bus).notes.get("llm") == "none yet: pulling qwen3.5:9b, 37 %", 60)
+    container.send_signal(signal.SIGTERM)
+    assert container.wait(TEN_S) == 0
 
 
 def test_trainers_that_agree_decide_the_profile_and_others_are_refused(scripted_run: ScriptedRun) -> None:
@@ -150,9 +203,11 @@ def test_researcher_container_says_that_it_is_refused_where_trainers_differ(scri
     for name, profile in (("trainer-1", "12gb"), ("trainer-2", "24gb")):
         Heartbeat(scripted_run.bus.connection, name, profile=profile).show(IDLE)
 
-    container = scripted_run.start_container()
+    file = scripted_run.journal.with_name("heartbeat")
+    container = scripted_run.start_container(HEARTBEAT_FILE=file)
 
-    wait_for(lambda: kind_of(scripted_run) is StatusKind.REFUSED, TEN_S)
+    wait_for(lambda: kind_of(scripted_run) is StatusKind.REFUSED and file.exists(), TEN_S)
+    assert health(file).returncode == 1
     assert "trainer-1 fits 12gb, trainer-2 fits 24gb" in str(scripted_run.bus.doing("researcher"))
     assert container.poll() is None
 
@@ -194,7 +249,6 @@ def test_a_run_begun_on_another_gpu_is_refused_until_its_profile_is_named(
     assert "begun with profile 12gb, and the GPU found now is a 24gb" in str(scripted_run.bus.doing("researcher"))
     assert "PROFILE=12gb" in scripted_run.output()
     assert second.poll() is None
-    assert health(scripted_run, State(scripted_run.journal.parent)) == 1
 
 
 @pytest.mark.slow
@@ -204,12 +258,13 @@ def test_an_ended_run_keeps_its_container_says_so_and_goes_on_after_a_restart(
 ) -> None:
     scripted_run.start_trainer()
     state = State(scripted_run.journal.parent)
-    container = scripted_run.start_container(PROFILE="cpu", EXPERIMENTS=1)
+    file = scripted_run.journal.with_name("heartbeat")
+    container = scripted_run.start_container(PROFILE="cpu", EXPERIMENTS=1, HEARTBEAT_FILE=file)
 
-    wait_for(lambda: kind_of(scripted_run) is StatusKind.ENDED, 60)
+    wait_for(lambda: kind_of(scripted_run) is StatusKind.ENDED and "ended" in file.read_text(), 60)
 
     assert container.poll() is None
-    assert health(scripted_run, state) == 0
+    assert health(file).returncode == 0
     monkeypatch.setenv("REDIS_URL", scripted_run.server.url)
     monkeypatch.setenv("REDIS_PASSWORD_FILE", str(scripted_run.password_file))
     with pytest.raises(ClientError, match="ended"):
@@ -237,12 +292,13 @@ def kind_of(scripted_run: ScriptedRun) -> StatusKind | None:
     return None if status is None else status.kind
 
 
-def health(scripted_run: ScriptedRun, state: State) -> int:
-    """The researcher's health check as the container runs it."""
-    environment = {
-        "OVERNIGHT_STATE": str(state.root),
-        "REDIS_URL": scripted_run.server.url,
-        "REDIS_PASSWORD_FILE": str(scripted_run.password_file),
-    }
-    command = [sys.executable, "-m", "services.researcher.health"]
-    return subprocess.run(command, env=environment, check=False, cwd=ROOT, capture_output=True).returncode
+def health(file: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The health check as a container runs it."""
+    return subprocess.run(
+        ["/bin/sh", HEARTBEAT_CHECK, file], env=environment or None, check=False, capture_output=True, text=True
+    )
+
+
+def aged(file: Path, seconds: float) -> None:
+    then = time.time() - seconds
+    os.utime(file, (then, then))

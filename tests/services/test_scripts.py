@@ -213,6 +213,20 @@ def test_failed_refresh_shows_why_and_leaves_the_environment_to_be_refreshed_lat
     assert (repaired.returncode, repaired.stdout) == (0, "")
 
 
+@pytest.mark.parametrize("script", ["scripts/up", "./scripts/up", "up"])
+def test_a_script_finds_its_clone_wherever_the_users_cd_searches(clone: Clone, script: str) -> None:
+    other = clone.root.parent / "other"
+    (other / "scripts").mkdir(parents=True, exist_ok=True)
+    here = clone.root if "/" in script else clone.root / "scripts"
+
+    answer = subprocess.run(
+        ["bash", script, "--local"], cwd=here, env=clone.environment(CDPATH=f"{other}:{other.parent}"),
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+    assert (answer.stdout, answer.stderr) == ("overnight run\n", "")
+
+
 @pytest.mark.parametrize("place", ["variables", "file"])
 def test_set_up_uses_the_users_index_and_none_of_pips_settings_that_install_elsewhere(bare: Clone, place: str) -> None:
     elsewhere = bare.root.parent / "elsewhere"
@@ -251,6 +265,23 @@ def test_environment_that_was_interrupted_or_moved_is_made_anew(bare: Clone, lef
 
     assert "starting afresh" in answer.stdout
     assert not (bare.venv / "half a package").exists()
+
+
+@pytest.mark.parametrize("left", ["overnight.started", "overnight.stamp"])
+@pytest.mark.parametrize("way", ["a link", "the setting"])
+def test_environment_of_another_clone_is_left_alone(bare: Clone, left: str, way: str) -> None:
+    other = make_clone(bare.root.parent / "another machine" / "clone")
+    other.venv.mkdir()
+    (other.venv / left).write_text(f"place {other.root} {other.venv}\ngroup dev\n")
+    (other.venv / "precious").touch()
+    if way == "a link":
+        bare.venv.symlink_to(other.venv)
+
+    answer = bare.run("scripts/up", "--local", **({} if way == "a link" else {"OVERNIGHT_VENV": str(other.venv)}))
+
+    assert answer.returncode == 1
+    assert f"{other.venv} belongs to the clone {other.root}" in answer.stderr
+    assert (other.venv / "precious").exists()
 
 
 def test_folder_that_is_not_ours_is_left_alone(bare: Clone) -> None:
@@ -302,6 +333,21 @@ def test_root_prefers_a_python_that_other_users_can_start(bare: Clone, others: b
 
     assert f"environment of Python of {'all' if others else 'root'} in" in answer.stdout
     assert ("since no other user can start" in answer.stderr) is others
+
+
+@pytest.mark.parametrize("named", ["python3.99", "path of it"])
+def test_environment_is_made_of_the_python_that_was_named(bare: Clone, named: str) -> None:
+    path = tools(bare, "case $1 in -V) echo Python of all; exit;; -m) exit 1;; esac")
+    wanted = bare.root.parent / "tools" / "python3.99"
+    wanted.write_text("#!/bin/sh\ncase $1 in -V) echo Python that was named; exit;; -m) exit 1;; esac\n")
+    wanted.chmod(0o755)
+    name = str(wanted) if named == "path of it" else named
+
+    answer = bare.run("scripts/setup", "operate", PATH=path, OVERNIGHT_PYTHON=name)
+    missing = bare.run("scripts/setup", "operate", PATH=path, OVERNIGHT_PYTHON="python3.98")
+
+    assert "environment of Python that was named in" in answer.stdout
+    assert (missing.returncode, "python3.98" in missing.stderr) == (1, True)
 
 
 @pytest.mark.parametrize("arguments", [("--help",), ("-h",), ("--local", "--help")])

@@ -10,7 +10,7 @@ from tests import ROOT
 
 NOT_INSTALLED = """\
 import sys
-from services.cli import version
+from services.machine.installation import version
 
 sys.path[:] = [entry for entry in sys.path if not entry.endswith("-packages")]
 print(version())

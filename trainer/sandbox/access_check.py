@@ -16,7 +16,7 @@ from trainer.sandbox import syscalls
 
 CLOSED = 3  # the exit code; an interpreter that does not start has another one
 MOVE = (
-    "keep checkout, Python and state where every user may enter, such as /opt/overnight (scripts/setup there), "
+    "keep Overnight, Python and state where every user may enter, such as /opt/overnight (install it there again), "
     "/usr/bin/python3 and --state /var/lib/overnight"
 )
 

@@ -42,8 +42,7 @@ class _Ruleset(ctypes.Structure):
     _fields_ = (("files", ctypes.c_uint64), ("net", ctypes.c_uint64), ("scopes", ctypes.c_uint64))
 
 
-class _Beneath(ctypes.Structure):
-    _pack_ = 1
+class _Beneath(ctypes.Structure):  # the kernel reads its first 12 bytes; the padding behind them does not count
     _fields_ = (("allowed", ctypes.c_uint64), ("parent", ctypes.c_int32))
 
 

@@ -39,12 +39,13 @@ class SandboxCheck:
         """Raise Unsafe if a forbidden act succeeded, or if the GPU cannot be used."""
         if self.open:
             raise Unsafe(
-                f"a candidate here could {', '.join(self.open)}; run in containers (scripts/up), or on Linux 5.13 or "
-                "newer with Landlock switched on, or take the risk: --unsafe-local"
+                f"a candidate here could {', '.join(self.open)}; run in containers (scripts/up in a clone), or on "
+                "Linux 5.13 or newer with Landlock switched on, or take the risk: --unsafe-local"
             )
         if self.gpu_fault is not None:
             raise Unsafe(
-                f"a candidate could not use the GPU ({self.gpu_fault}); look at the driver with scripts/doctor"
+                f"a candidate could not use the GPU ({self.gpu_fault}); look at the driver with `overnight doctor`, in "
+                "containers with scripts/doctor"
             )
 
 

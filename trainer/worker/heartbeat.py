@@ -1,4 +1,4 @@
-"""A worker's heartbeat in Redis: its status and profile, and the live progress of its trial.
+"""A worker's heartbeat in Redis and in a file: its status and profile, and the live progress of its trial.
 
 Promises: publishing never delays or ends a trial. A thread of its own publishes only the newest progress, at most twice
 a second. While Redis does not answer, progress is dropped and the trial continues.
@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import redis
 from redis.client import Pipeline
@@ -29,7 +30,8 @@ class Heartbeat:
     """The hash in Redis in which one worker shows its state, and its name in the index of its role.
 
     `profile` and `vram_cap_mib` are options of this worker. `no_user` is the reason why candidates have no user of
-    their own. None is not shown. `refused` returns the number of refused jobs.
+    their own. None is not shown. `refused` returns the number of refused jobs. `file` is written at each beat, for the
+    health check of a container; None writes no file.
     """
 
     connection: redis.Redis
@@ -39,6 +41,16 @@ class Heartbeat:
     refused: Callable[[], int] = int
     no_user: str | None = None
     role: WorkerRole = WorkerRole.TRAINER
+    file: Path | None = None
+
+    def beat(self, status: Status) -> None:
+        """Replace the heartbeat file by the status in one step. The age of the file shows that the worker lives."""
+        if self.file is None:
+            return
+        partial_file = self.file.with_name(f"{self.file.name}.partial")
+        with contextlib.suppress(OSError):  # the old file then shows the fault
+            partial_file.write_text(str(status), encoding="utf-8")
+            partial_file.replace(self.file)
 
     def next_token(self) -> int | None:
         """Return a number larger than all earlier ones, or None if Redis does not answer.

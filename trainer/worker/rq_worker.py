@@ -48,6 +48,7 @@ SINGLE_HOST_LEASE_S = 20
 _PATIENCE_S = 10.0
 _LOG_EVERY_S = 60.0
 _LOOK_AGAIN_S = 1.0
+_BUSY = Status.working("a job runs")
 NO_MEMORY = "Redis has used up its memory. Next: raise its maxmemory, or remove what fills it; then it goes on"
 
 
@@ -183,6 +184,7 @@ class OneQueueWorker(Worker):
         if self._logged_full_s is None or time.monotonic() - self._logged_full_s > _LOG_EVERY_S:
             self._logged_full_s = time.monotonic()
             log.error("HELD: %s", NO_MEMORY)
+        self._beat()
         time.sleep(_LOOK_AGAIN_S)
 
     def run_maintenance_tasks(self) -> None:
@@ -250,6 +252,7 @@ class OneQueueWorker(Worker):
 
     def heartbeat(self, timeout: int | None = None, pipeline: Any = None) -> None:
         """Send RQ's heartbeat, and show the worker's status while no job runs. A running job's fork shows its own."""
+        self._beat()
         try:
             with _ends_if_refused():
                 super().heartbeat(timeout, pipeline)
@@ -257,6 +260,11 @@ class OneQueueWorker(Worker):
             return  # `_wait_for_memory` logs it
         if not self.is_horse and not self.horse_pid:
             self._heartbeat.show(self._status)
+
+    def _beat(self) -> None:
+        """Write the heartbeat file, also while a job runs. A fork does not, since it would hide a frozen worker."""
+        if not self.is_horse:
+            self._heartbeat.beat(_BUSY if self.horse_pid else self._status)
 
     def teardown(self) -> None:
         """Deregister the worker. If Redis has no memory for that, the registration expires by itself."""

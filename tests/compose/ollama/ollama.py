@@ -59,7 +59,9 @@ class Handler(_Handler):
             super().do_POST()
             return
         name = full_name(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["model"])
-        if has_way_out():
+        if name.startswith("unknown"):
+            self._send_json(200, {"error": "pull model manifest: file does not exist"})
+        elif has_way_out():
             models().joinpath(name).touch()
             self._send_json(200, {"status": "success"})
         else:

@@ -18,9 +18,8 @@ from researcher.decision.machine_speed import (
 )
 from researcher.decision.rules import REMEASURE_EVERY
 from researcher.journal.reader import JournalReader
-from researcher.journal.records import ConfirmationKind, ConfirmationVerdict, Experiment, Trial
+from researcher.journal.records import ConfirmationKind, ConfirmationVerdict, Experiment, Goal, Trial
 from researcher.journal.writer import Journal
-from researcher.loop.context import Goal
 from researcher.queues.trials import TrialQueue
 from researcher.report.picture import draw
 from researcher.report.view import build_report

@@ -28,6 +28,7 @@ from researcher.journal.records import (
     ConfirmationKind,
     ConfirmationVerdict,
     Decision,
+    Goal,
     Pause,
     PauseCause,
     Prices,
@@ -441,6 +442,27 @@ def test_a_journal_of_a_newer_version_is_refused_untouched(tmp_path: Path) -> No
         Journal(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("damage", "read_only"),
+    [
+        ("PRAGMA user_version = 999", False),
+        ("DROP TABLE request; PRAGMA user_version = 3", False),
+        ("PRAGMA user_version = 0", True),
+    ],
+    ids=["newer", "cannot be migrated", "just being made"],
+)
+def test_a_journal_that_is_refused_is_closed(tmp_path: Path, damage: str, read_only: bool) -> None:
+    Journal(tmp_path).close()
+    with closing(sqlite3.connect(tmp_path / "journal.db")) as database:
+        database.executescript(damage)
+
+    with pytest.raises((JournalError, sqlite3.OperationalError)) as refusal:  # it keeps the frame, and so what is open
+        open_database(tmp_path, read_only=read_only)
+
+    open_files = [os.readlink(entry) for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink()]
+    assert [path for path in open_files if path.startswith(str(tmp_path))] == [], refusal.value
+
+
 def test_a_journal_of_the_first_version_is_read_as_it_is_and_brought_up_to_date_by_its_writer(tmp_path: Path) -> None:
     first = resources.files("researcher.journal").joinpath("migrations", "001.sql").read_text()
     with sqlite3.connect(tmp_path / "journal.db") as database:
@@ -456,14 +478,14 @@ def test_a_journal_of_the_first_version_is_read_as_it_is_and_brought_up_to_date_
     journal = Journal(tmp_path)
     run = journal.run()
     assert run is not None
-    journal.end(run, "5 of 5 experiments are measured")
+    journal.end(run, "5 of 5 experiments are measured", 7.0)
     after = journal.run()
     journal.close()
 
     assert before is not None
-    assert (before.tag, before.ended) == ("old", None)
+    assert (before.tag, before.ended, before.goal) == ("old", None, Goal())
     assert after is not None
-    assert (after.tag, after.ended) == ("old", "5 of 5 experiments are measured")
+    assert (after.tag, after.ended, after.ended_at) == ("old", "5 of 5 experiments are measured", 7.0)
 
 
 @pytest.mark.parametrize("cause", PauseCause)

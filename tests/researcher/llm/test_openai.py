@@ -5,6 +5,7 @@ did. Whether an answer is any good is not asked here.
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -75,7 +76,7 @@ def test_a_proxy_or_certificates_that_cannot_be_used_are_an_endpoint_that_is_awa
     authorities.cache_clear()
     client = client_of("https://llm.example/v1")
 
-    with pytest.raises(LlmUnavailable, match="cannot be reached because of a setting"):
+    with pytest.raises(LlmUnavailable, match=name.upper()):
         client.check_available() if verb == "check_available" else client.chat(QUESTION, lambda: None)
 
     authorities.cache_clear()
@@ -98,7 +99,7 @@ def test_recorded_stream_is_one_answer(number: int) -> None:
     (1, LlmServerFault, "refused the question .400.: unexpected EOF"),
 ])  # fmt: skip
 def test_recorded_errors_are_typed(number: int, error: type[Exception], says: str) -> None:
-    with ollama_replay([exchanges("v1-errors")[number]]) as server, pytest.raises(error, match=says):
+    with ollama_replay([exchanges("v1-errors")[number]] * 2) as server, pytest.raises(error, match=says):
         ask(f"{server.url}/v1")
 
 
@@ -137,6 +138,50 @@ def test_content_in_parts_is_read_with_its_thoughts_apart() -> None:
     assert (answer.text, answer.thoughts) == ("TITLE: a\nSET", "or rather")
 
 
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "thought", "text": "or"},
+        {"type": "reasoning.text", "text": "or"},
+        {"type": "text", "text": "or", "thought": True},
+        {"thinking": "or"},
+        {"reasoning": [{"text": "or"}]},
+        {"type": "reasoning", "summary": [{"type": "summary_text", "text": "or"}]},
+    ],
+)
+@pytest.mark.parametrize("is_list", [True, False])
+def test_a_part_of_reasoning_is_known_by_its_type_its_flag_or_its_field(part: object, is_list: bool) -> None:
+    pieces = [chunk({"content": [part] if is_list else part}), chunk({"content": {"type": "text", "text": "TITLE: a"}})]
+    with openai_double(Reply(pieces=[*pieces, chunk({}, "stop"), DONE])) as server:
+        answer = ask(server.url)
+
+    assert (answer.text, answer.thoughts) == ("TITLE: a", "or")
+
+
+def in_other_shapes() -> dict[str, Reply]:
+    """The same answer as servers and gateways send it that do not stream as the protocol says."""
+    whole = {"message": {"content": "TITLE: a\nSET"}}
+    lines = [{"choices": [{"delta": {"content": text}}]} for text in ("TITLE: a", "\nSET")]
+    return {
+        "without a reason": Reply(body=json.dumps({"choices": [whole]})),
+        "in one event": Reply(pieces=[b"data: " + json.dumps({"choices": [whole]}).encode() + b"\n\n"]),
+        "as lines of JSON": Reply(body="\n".join(map(json.dumps, [*lines, {"choices": [{"finish_reason": "stop"}]}]))),
+        "in the older form": Reply(body='{"choices": [{"text": "TITLE: a\\nSET", "finish_reason": "stop"}]}'),
+        "after a byte order mark": Reply(body="\ufeff" + json.dumps({"choices": [whole]})),
+        "after an empty piece": Reply(
+            pieces=[chunk({}), b"data: " + json.dumps({"choices": [whole]}).encode() + b"\n"]
+        ),
+    }
+
+
+@pytest.mark.parametrize("shape", in_other_shapes())
+def test_an_answer_is_read_in_the_shapes_of_other_servers(shape: str) -> None:
+    with openai_double(in_other_shapes()[shape]) as server:
+        answer = ask(server.url)
+
+    assert (answer.text, answer.done_reason) == ("TITLE: a\nSET", "stop")
+
+
 @pytest.mark.parametrize("indent", [None, 2])
 @pytest.mark.parametrize("content", ["TITLE: a\nSET", [{"type": "text", "text": "TITLE: a\nSET"}]])
 def test_endpoint_that_does_not_stream_gives_the_whole_answer_at_once(content: object, indent: int | None) -> None:
@@ -147,7 +192,9 @@ def test_endpoint_that_does_not_stream_gives_the_whole_answer_at_once(content: o
     assert (answer.prompt_tokens, answer.answer_tokens) == (100, 10)
 
 
-@pytest.mark.parametrize(("finish", "reason"), [("eos", "stop"), ("STOP", "stop"), ("MAX_TOKENS", "length")])
+@pytest.mark.parametrize(
+    ("finish", "reason"), [("eos", "stop"), ("STOP", "stop"), ("completed", "stop"), ("MAX_TOKENS", "length")]
+)
 def test_reason_for_the_end_is_read_in_other_servers_words(finish: str, reason: str) -> None:
     with openai_double(spoken("TITLE: a", finish=finish)) as server:
         assert ask(server.url).done_reason == reason
@@ -259,6 +306,11 @@ def test_what_an_endpoint_refuses_of_the_form_is_left_out_from_then_on() -> None
             PromptTooLong,
             "broke off with: loaded with context length",
         ),
+        (
+            Reply(pieces=[chunk({"content": "half"}), b'data: {"type": "error", "message": "overloaded"}\n\n', DONE]),
+            LlmServerFault,
+            "broke off with: overloaded",
+        ),
         (whole_reply("half", finish="error"), LlmServerFault, "broke off with the reason 'error'"),
         (Reply(body='{\n "choices": [\n'), LlmServerFault, "is not JSON"),
         (Reply(body="<html>log in</html>"), LlmServerFault, "is not JSON: b'<html>log in"),
@@ -273,7 +325,7 @@ def test_every_fault_is_typed_and_says_what_is_wrong(reply: Reply, error: type[E
         ask(server.url, first_s=0.3, stall_s=0.3)
 
     assert type(raised.value) is error
-    assert len(server.questions) == 1
+    assert len(server.questions) == (2 if "refused the question (400)" in str(raised.value) else 1), "with the progress"
 
 
 def test_nobody_there_is_away_and_so_is_a_key_that_cannot_be_read(tmp_path: Path) -> None:
@@ -456,3 +508,30 @@ def test_an_answer_has_a_part_of_the_models_context(wanted: int | None, context:
 
     assert openai_client(options).answer_tokens == longest
     assert ollama_client(replace(options, placement=here)).answer_tokens == longest
+
+
+def test_a_server_that_tells_how_much_it_has_read_is_asked_to_and_shown() -> None:
+    pieces = [
+        chunk({"role": "assistant", "content": None}, prompt_progress={"total": 7015, "cache": 0, "processed": 4096}),
+        chunk({"content": "Red."}, "stop"),
+        DONE,
+    ]
+    with openai_double(Reply(pieces=pieces[:1], hangs=True)) as server:
+        client = client_of(server.url, deadline_s=0.1)
+        with pytest.raises(LlmServerFault):
+            client.chat(QUESTION, lambda: None)
+
+    assert server.questions[0]["return_progress"] is True
+    assert re.fullmatch(r"reading the question for \d+ s, 4096 of 7015 tokens", client.progress())
+    with openai_double(Reply(pieces=pieces)) as server:
+        assert ask(server.url).text == "Red."
+
+
+@pytest.mark.parametrize("message", ["Unrecognized request argument supplied: return_progress", "Bad request"])
+def test_a_server_that_does_not_know_the_wish_for_progress_is_asked_without(message: str) -> None:
+    with openai_double(refused(400, message), spoken("Red.")) as server:
+        client = client_of(server.url)
+        texts = [client.chat(QUESTION, lambda: None).text for _ in range(2)]
+
+    assert texts == ["Red."] * 2
+    assert ["return_progress" in question for question in server.questions] == [True, False, False]

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from researcher.journal.reader import JournalReader
-from researcher.journal.records import ConfirmationKind, ConfirmationVerdict, Decision, Experiment, Trial
-from researcher.loop.context import Goal, RunContext
+from researcher.journal.records import ConfirmationKind, ConfirmationVerdict, Decision, Experiment, Goal, Trial
+from researcher.loop.context import RunContext
 from researcher.loop.loop import run_until_goal
 from researcher.queues.trials import Absent, JobFault, TrialQueue, Waiting
 from researcher.source.proposal import ProposerName

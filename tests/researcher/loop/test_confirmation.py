@@ -17,10 +17,11 @@ from researcher.journal.records import (
     Confirmation,
     ConfirmationVerdict,
     Experiment,
+    Goal,
     RequestState,
     Trial,
 )
-from researcher.loop.context import Goal, RunContext
+from researcher.loop.context import RunContext
 from researcher.loop.loop import run_until_goal
 from researcher.loop.request_handler import RequestHandler
 from tests.doubles.scripted_trainer import TRIAL_S

@@ -11,8 +11,7 @@ import pytest
 
 from researcher.journal.database import JOURNAL_FILE
 from researcher.journal.reader import JournalReader
-from researcher.journal.records import Decision, State
-from researcher.loop.context import Goal
+from researcher.journal.records import Decision, Goal, State
 from researcher.loop.loop import step, sync_with_journal
 from tests.fixtures.loop_in_process import level, opened
 from tests.fixtures.scripted_run import ScriptedRun

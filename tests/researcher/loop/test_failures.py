@@ -10,8 +10,8 @@ import pytest
 from researcher.decision.rules import REMEASURE_EVERY, CrashReset
 from researcher.errors import Rejected
 from researcher.journal.reader import JournalReader
-from researcher.journal.records import ConfirmationKind, ConfirmationVerdict, PauseCause
-from researcher.loop.context import Goal, PauseBackoffs, RunContext
+from researcher.journal.records import ConfirmationKind, ConfirmationVerdict, Goal, PauseCause
+from researcher.loop.context import PauseBackoffs, RunContext
 from researcher.loop.loop import run_until_goal
 from researcher.proposers.novelty import objection
 from researcher.queues.trials import Absent, JobFault, TrialQueue, Waiting

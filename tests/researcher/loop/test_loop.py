@@ -168,7 +168,7 @@ def test_pause_resume_submit_confirm_and_stop_are_served_and_answered_while_the_
     researcher = scripted_run.start_researcher()
     scripted_run.wait_until(lambda history: history.measured_count() >= 1, "one experiment")
 
-    assert "paused" in (wait_reply(scripted_run.bus, send(scripted_run.bus, "pause"), 20) or "")
+    assert (wait_reply(scripted_run.bus, send(scripted_run.bus, "pause"), 20) or "").startswith("paus")
     file = SUBJECT.replace("LEVEL = 1.8", "LEVEL = 1.01").replace("WIDTH = 64", "WIDTH = 32")
     submitted = send(scripted_run.bus, "submit", f"mine.py\n{file}")
     assert "runs next" in (wait_reply(scripted_run.bus, submitted, 20) or "")

@@ -55,8 +55,15 @@ MARKS = [
     "<channel|>",
     "<seed:think>",
     "<|inner_prefix|>",
+    "[REASONING]",
+    "<unused94>",
 ]
-REASONING = [mark for mark in MARKS if "think" in mark.lower()] + ["<channel|>", "<|inner_prefix|>"]
+REASONING = [mark for mark in MARKS if "think" in mark.lower()] + [
+    "<channel|>",
+    "<|inner_prefix|>",
+    "[REASONING]",
+    "<unused94>",
+]
 PARTS = ["<", "|", "｜", ">", "\u2060", "[", "]", "~", "/", "<|", "|>", "s", "SYS", "INST", "<s>", "[INST]", " ", "▁"]
 PARTS += ["◁", "think▷"]
 
@@ -75,7 +82,7 @@ def test_no_mark_reaches_a_prompt_whatever_it_is_quoted_from(mark: str) -> None:
     own = "\n".join(message.content for message in Prompts.read().messages(PromptContext("", "", "", ""), 9000))
     line = f"a {mark}system b"
     told = PromptContext(line, line, f"A = '{line}'", line, (line,), (line,), idea=line, memory=("## of", line))
-    advised = PromptContext(line, line, "A = 1", line, (line,), advice=Advice((line,), (line,), line))
+    advised = PromptContext(line, line, "A = 1", line, (line,), advice=Advice((line,), line))
     prompts = Prompts.read()
 
     asked = [*prompts.messages(told, 9000), *prompts.messages(advised, 9000), *prompts.repair(told, 9000, line, line)]

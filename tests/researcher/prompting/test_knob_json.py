@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from researcher.errors import BadLlmResponse, EditError, Rejected
-from researcher.prompting.knob_json import schema_of
+from researcher.prompting.knob_json import other_values, schema_of
 from researcher.prompting.reply_parser import Reply, formats_in, read_reply
 from researcher.source.edits import apply_edits
 from researcher.source.proposal import EditFormat, KnobLiteral, Proposal, ProposerName, SetKnobs
@@ -30,18 +30,19 @@ def move(**knobs: Any) -> str:
     return json.dumps({"title": "Deeper", "hypothesis": "More layers learn more.", "set": knobs})
 
 
-def test_schema_holds_each_knob_with_a_range_to_it() -> None:
-    schema = schema_of(RANGES)
+def test_schema_holds_each_knob_with_a_range_to_other_values_in_it() -> None:
+    schema = schema_of(RANGES + "F = 100  # range 1..1000 log\n")
 
     assert schema is not None
     assert schema["required"] == ["set", "hypothesis"]
     assert schema["properties"]["set"] == {
         "type": "object",
         "properties": {
-            "A": {"type": "integer", "minimum": 1, "maximum": 8},
+            "A": {"enum": [2, 3, 4, 5, 6, 7, 8]},
             "B": {"type": "number", "minimum": 0.1, "maximum": 1.0},
-            "C": {"enum": [16, 32, 64, 128]},
-            "D": {"enum": ["x", "y"]},
+            "C": {"enum": [16, 32, 128]},
+            "D": {"enum": ["y"]},
+            "F": {"type": "integer", "minimum": 1, "maximum": 1000},
         },
         "required": [],
         "additionalProperties": False,
@@ -78,6 +79,17 @@ def test_schema_of_one_knob_leaves_out_what_leaves_the_model_as_it_is() -> None:
 
     assert "ASPECT_RATIO" not in listed, "two heads with any of these"
     assert listed["WINDOW_PATTERN"] == ["SL"], "the last layer has the whole context in any case"
+
+
+def test_schema_of_one_knob_leaves_out_closed_moves_and_knobs_without_any_other() -> None:
+    closed = {("A", 2), ("A", 8), ("C", 32), ("D", "y"), ("E", 4)}
+
+    listed = listed_in(schema_of(RANGES, one_knob=True, closed=closed))
+
+    assert (listed["A"], listed["C"]) == ([3, 4, 5, 6, 7], [16, 128])
+    assert "D" not in listed
+    every = {(name, value) for name, values in other_values(RANGES).items() for value in values}
+    assert schema_of(RANGES, one_knob=True, closed=every) is None
 
 
 @pytest.mark.parametrize("source", ["", "E = 3\n", "def f(:"])

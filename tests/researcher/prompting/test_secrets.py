@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from researcher.journal.reader import JournalReader
+from researcher.journal.records import Goal
 from researcher.llm.ollama import OllamaClient, OllamaSettings
-from researcher.loop.context import Goal
 from researcher.loop.loop import run_until_goal
 from researcher.optimizer.optimizer import Optimizer
 from researcher.prompting.prompt import Advice, PromptContext, Prompts
@@ -90,7 +90,7 @@ def test_nothing_that_a_model_is_told_of_the_default_subject_is_taken_for_a_secr
 
 
 def test_an_adviser_is_told_no_secret_that_stands_beside_a_knob() -> None:
-    advice = Advice((f"LEVEL = 1.8  # {PLANTED}; range 1.0..2.0",), (f"1.8 with {PLANTED}",), f"LEVEL {PLANTED}")
+    advice = Advice((f"LEVEL = 1.8  # {PLANTED}; range 1.0..2.0",), f"LEVEL {PLANTED}")
     context = PromptContext(
         f"Go down. {PLANTED}", "cpu", TRAIN, "1.8", memory=(f"## {PLANTED}", PLANTED), advice=advice
     )

@@ -14,16 +14,16 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
 import researcher
 import trainer
-from researcher.errors import BadLlmResponse
+from researcher.errors import BadLlmResponse, Rejected
 from researcher.journal.reader import JournalReader
 from researcher.journal.records import Decision
 from researcher.prompting.context_budget import MESSAGE_TOKENS, tokens
 from researcher.prompting.prompt import PromptContext, Prompts
-from researcher.prompting.source_outline import outline
+from researcher.prompting.source_outline import knobs_apart, outline, refuse_marks
 from researcher.proposers.prompt_context import prompt_context
 from researcher.source.edits import apply_edits
 from researcher.source.knobs import read_knobs
-from researcher.source.proposal import EditFormat, Proposal, ProposerName, SearchReplace, SetKnobs
+from researcher.source.proposal import EditFormat, Proposal, ProposerName, SearchReplace, SetKnobs, WholeFile
 from tests import ROOT
 from tests.fixtures.journal_story import PROFILE, Story
 
@@ -78,6 +78,28 @@ def test_every_line_of_the_view_is_a_line_of_the_file_or_says_that_it_is_not() -
     shown = next(line for line in view.splitlines() if "self.gain" in line)
     after = apply_edits(LONG, (SearchReplace(f"{shown}\n", f"{shown} * 2\n"),))
     assert after == LONG.replace(shown, f"{shown} * 2"), "the edit is one of the whole file"
+
+
+@pytest.mark.parametrize(
+    ("source", "rest", "knobs"),
+    [
+        (
+            "x\nA = 1\n# c\nB = 2\n\nC = (\n    3\n)\nf()\n",
+            "x\n# [lines 2-8 are shown below]\nf()\n",
+            "A = 1\n# c\nB = 2\n\nC = (\n    3\n)",
+        ),
+        ("A = 1\nB = 2\nC = 3\nf(A)\n", "A = 1\nB = 2\nC = 3\nf(A)\n", ""),
+        ("f(); A = 1\nB = 2\nC = 3\nD = 4\nE = 5; f()\n", "f(); A = 1\nB = 2\nC = 3\nD = 4\nE = 5; f()\n", ""),
+    ],
+)
+def test_blocks_of_knobs_stand_apart_as_they_are(source: str, rest: str, knobs: str) -> None:
+    assert knobs_apart(source) == (rest, knobs)
+
+
+def test_an_edit_that_copies_a_comment_of_the_view_is_refused() -> None:
+    for mark in ("# [lines 2-8 are shown below]", "# [line 3 is not shown]", "# [lines 3-9 are not shown]"):
+        with pytest.raises(Rejected, match="which stands for lines"):
+            refuse_marks((WholeFile(f"x\n{mark}\nf()\n"),))
 
 
 def test_what_an_idea_names_is_shown_whole_and_so_is_what_was_kept() -> None:

@@ -24,6 +24,12 @@ TAGS = [
     ("<|START_THINKING|>", "<|END_THINKING|>"),
     ("<|inner_prefix|>", "<|inner_suffix|>"),
     ("<|channel>thought\n", "<channel|>"),
+    ("<antThinking>", "</antThinking>"),
+    ("<analysis>", "</analysis>"),
+    ("[REASONING]", "[/REASONING]"),
+    ("<|think_start|>", "<|think_end|>"),
+    ("<｜begin▁of▁thinking｜>", "<｜end▁of▁thinking｜>"),
+    ("<unused94>thought\n", "<unused95>"),
 ]
 
 plain = st.sampled_from(["so ", "\n", DECOY, HEAD, "```\n"])
@@ -72,9 +78,20 @@ def test_edit_weighed_in_thoughts_is_never_that_of_the_answer(weighed: str, tag:
         assert "64" not in str(read_reply(text).edits)
 
 
-@given(thoughts, st.sampled_from([DECOY, "<details>" + DECOY + "</details>", "</think>" + DECOY]))
-def test_folded_thoughts_are_gone_with_the_folds_inside_them_and_other_folds_stay(weighed: str, inside: str) -> None:
-    folded = f'<details type="reasoning" done="true">\n{weighed}{inside}{weighed}</details>\n'
+@pytest.mark.parametrize(
+    "begin",
+    [
+        '<details type="reasoning" done="true">',
+        '<details type="thinking">',
+        "<details open>\n<summary>Thought for 4 seconds</summary>",
+        "<details><summary>Reasoning</summary>",
+    ],
+)
+@given(weighed=thoughts, inside=st.sampled_from([DECOY, "<details>" + DECOY + "</details>", "</think>" + DECOY]))
+def test_folded_thoughts_are_gone_with_the_folds_inside_them_and_other_folds_stay(
+    weighed: str, inside: str, begin: str
+) -> None:
+    folded = f"{begin}\n{weighed}{inside}{weighed}</details>\n"
     other = f"<details><summary>All of it</summary>\n{ANSWER}</details>\n"
 
     assert without_thoughts(folded + ANSWER).strip() == ANSWER.strip()
@@ -93,6 +110,8 @@ def test_folded_thoughts_are_gone_with_the_folds_inside_them_and_other_folds_sta
         ("<|START_THINKING|>", "<|END_THINKING|><|START_RESPONSE|>", "<|END_RESPONSE|>"),
         ("Here are my reasoning steps:\n", "[BEGIN FINAL RESPONSE]\n", "[END FINAL RESPONSE]\n<|end|>"),
         ("Here is my thought process:\n", "\nHere is my response:\n", ""),
+        ("<think>", "</think><|begin_of_box|>", "<|end_of_box|>"),
+        ("<|START_THINKING|>", "<|END_THINKING|><|START_TEXT|>", "<|END_TEXT|>"),
     ],
 )
 @given(weighed=thoughts)
@@ -102,6 +121,51 @@ def test_where_the_answer_is_marked_all_before_the_mark_is_thought(
     for text in (f"{begin}{weighed}{DECOY}{answer}{ANSWER}{end}", f"{weighed}{DECOY}<think>{answer}{ANSWER}{end}"):
         assert without_thoughts(text).strip() == ANSWER.strip()
         assert without_thoughts(with_thoughts(f"{DECOY}{answer}{DECOY}", text)).strip() == ANSWER.strip()
+
+
+@pytest.mark.parametrize(
+    ("before", "end"),
+    [
+        ("Thinking...\n{}\n...done thinking.\n", ""),
+        ("{}\n<answer>\n", "</answer>\n"),
+        ("<think>{}</think>\n<response>", "</response>"),
+    ],
+)
+@given(weighed=thoughts)
+def test_where_a_line_or_a_tag_begins_the_answer_all_before_it_is_thought(before: str, end: str, weighed: str) -> None:
+    assert without_thoughts(f"{before.format(weighed + DECOY)}{ANSWER}{end}").strip() == ANSWER.strip()
+
+
+@pytest.mark.parametrize(
+    ("begin", "end"),
+    [
+        ("## Thinking\n", "## Answer\n"),
+        ("> Thinking\n> ", "\n"),
+        ("<plan>\n", "</plan>"),
+        ("<!-- ", "\n-->\n"),
+        ("```thinking\n", "```\n"),
+        ("Draft:\n```python\n", "```\n"),
+    ],
+)
+@pytest.mark.parametrize("weighed", [HEAD.replace("Deeper", "No") + DECOY, DECOY, DECOY + HEAD + "SET DEPTH = 3\n"])
+def test_what_stands_before_the_last_title_with_edits_was_only_thought_in_any_wrapper(
+    begin: str, end: str, weighed: str
+) -> None:
+    assert read_reply(f"{begin}{weighed}\n{end}{ANSWER}") == read_reply(ANSWER)
+
+
+@pytest.mark.parametrize("name", ["thinking", "Think", " reasoning "])
+def test_a_fence_of_thoughts_is_no_edit_without_a_title_either(name: str) -> None:
+    assert read_reply(f"```{name}\n{DECOY}```\nSET DEPTH = 4\n").edits == read_reply(ANSWER).edits
+
+
+@pytest.mark.parametrize(
+    "end", ["TITLE: Deeper\n", HEAD, f"{HEAD}```\nDEPTH is 4 now\n```\n", f"{HEAD}I hope that it helps.\n"]
+)
+def test_a_title_below_the_edits_is_theirs(end: str) -> None:
+    reply = read_reply(f"SET DEPTH = 4\n{end}")
+
+    assert (reply.title, reply.edits) == ("Deeper", read_reply(ANSWER).edits)
 
 
 @pytest.mark.parametrize("begin", ["<|channel|>analysis<|message|>", '<details type="reasoning">', "<think a=1>"])
@@ -122,6 +186,9 @@ def test_answer_that_never_came_after_its_thoughts_is_none(begin: str) -> None:
         'end = "<|end|>"\n',
         "a <think/> b",
         "# Here is my response: 3",
+        'NAME = "<answer>"\n',
+        "# ...done thinking.",
+        "x[THINKING_STEPS]",
     ],
 )
 def test_code_is_no_thought(text: str) -> None:

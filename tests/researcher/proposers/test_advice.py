@@ -46,7 +46,7 @@ def test_batches_that_do_not_go_together_are_made_whole() -> None:
         (SetKnobs({"NO_SUCH": 1}), "NO_SUCH cannot be moved; the knobs with a range are DEPTH"),
         (SetKnobs({"SOFTCAP": 1}), "SOFTCAP cannot be moved"),
         (SetKnobs({"DEPTH": "many"}), "DEPTH"),
-        (SetKnobs({"DEPTH": 2}), "have these values already"),
+        (SetKnobs({"DEPTH": 2}), "DEPTH is 2 already"),
         (SearchReplace("DEPTH = 2", "DEPTH = 3"), "only knobs can be moved here"),
     ],
 )

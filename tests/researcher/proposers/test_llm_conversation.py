@@ -20,7 +20,7 @@ from researcher.llm.ollama import OllamaClient, OllamaSettings
 from researcher.prompting.prompt import Advice, PromptContext, prompt_tokens
 from researcher.proposers.draft import Draft
 from researcher.proposers.llm_conversation import MOST_RESUMES, Conversation, parse_and_validate
-from researcher.source.proposal import EditFormat, Proposal, SearchReplace, SetKnobs
+from researcher.source.proposal import EditFormat, Proposal, ProposerName, SearchReplace, SetKnobs
 from researcher.source.validation import validate
 from tests import ROOT, TESTS
 from tests.doubles.ollama_server import OllamaDouble, Script, Turn, ollama_double
@@ -377,7 +377,8 @@ def test_reason_of_the_caller_is_what_the_model_is_told() -> None:
 
 def test_double_nudges_in_json_where_a_schema_asks_for_it_and_in_a_repair() -> None:
     knob = "MATRIX_LR = 0.04  # range 0.005..0.2 log"
-    advised = replace(CONTEXT, advice=Advice((knob,), (), "DEPTH 2 -> 3"), edit_formats=(EditFormat.JSON,))
+    advice, adviser = Advice((knob,), "DEPTH 2 -> 3"), ProposerName.ADVISER
+    advised = replace(CONTEXT, advice=advice, edit_formats=(EditFormat.JSON,), proposer_name=adviser)
 
     drafts = [
         propose([Turn(nudge="MATRIX_LR", by=1.5)], advised)[0],
@@ -490,6 +491,21 @@ def test_a_small_model_may_repair_what_a_user_asked_for() -> None:
         draft = proposer.propose(replace(CONTEXT, idea="Go deeper."), lambda: None, vet)
 
     assert draft.rejected is None
+
+
+def test_a_repair_in_json_cannot_repeat_what_was_refused() -> None:
+    def vet(proposal: Proposal) -> Draft:
+        if proposal.edits == (SetKnobs({"DEPTH": 4}),):
+            raise Rejected("the same code was tried before")
+        return Draft(proposal, validate(proposal, SOURCE, lambda _: None))
+
+    with ollama_double([HEAD + "SET DEPTH = 4", MOVE.replace("4", "5")]) as server:
+        proposer = Conversation(OllamaClient(OllamaSettings(server.url, "small", num_ctx=8192)))
+        draft = proposer.propose(replace(CONTEXT, closed=frozenset({("DEPTH", 6)})), lambda: None, vet)
+
+    listed = json.dumps(server.asked[1]["format"])
+    assert '{"DEPTH": {"enum": [1, 3, 5, 7, 8]}}' in listed
+    assert draft.proposal.edits == (SetKnobs({"DEPTH": 5}),)
 
 
 def test_an_interrupted_question_about_another_train_py_is_not_asked_again() -> None:

@@ -6,7 +6,8 @@ import pytest
 
 import trainer
 from researcher.errors import Rejected
-from researcher.loop.context import Goal, RunContext
+from researcher.journal.records import Goal
+from researcher.loop.context import RunContext
 from researcher.proposers.novelty import objection, too_large
 from researcher.source.knobs import set_knobs
 from researcher.source.proposal import KnobValue, Proposal, ProposerName, SetKnobs

@@ -16,16 +16,24 @@ import pytest
 
 from researcher.errors import EditError
 from researcher.journal.reader import JournalReader
-from researcher.journal.records import RequestState
+from researcher.journal.records import Goal, RequestState
 from researcher.journal.writer import Journal
 from researcher.llm.ollama import OllamaClient, OllamaSettings
-from researcher.loop.context import Goal, RunContext
+from researcher.loop.context import RunContext
 from researcher.loop.loop import run_until_goal
 from researcher.proposers.draft import Draft
 from researcher.proposers.prefetch import AHEAD, DraftRequest, FixedPolicy, Prefetch, reverts_later_keep
 from researcher.proposers.schedule import Mix
 from researcher.queues.trials import Absent, JobFault, TrialQueue, Waiting
-from researcher.source.proposal import Proposal, ProposerName, ReplaceFunction, SearchReplace, SetKnobs, WholeFile
+from researcher.source.proposal import (
+    EditFormat,
+    Proposal,
+    ProposerName,
+    ReplaceFunction,
+    SearchReplace,
+    SetKnobs,
+    WholeFile,
+)
 from tests.doubles.ollama_server import Turn, ollama_double
 from tests.fixtures.loop_in_process import opened
 from tests.fixtures.scripted_run import SUBJECT, ScriptedRun
@@ -78,8 +86,9 @@ def ahead(
     drafting: Prefetch,
     mix: Mix,
     tick: Callable[[], None] = lambda: None,
+    model: str = "small",
 ) -> RunContext:
-    client = OllamaClient(OllamaSettings(llm_url, "small"))
+    client = OllamaClient(OllamaSettings(llm_url, model))
     asks = asking(run_context, Rests(0, list), client, mix, drafting=drafting)
     return replace(asks, tick=tick, trials=Unhurried(scripted_run.bus))
 
@@ -174,6 +183,39 @@ def test_the_question_names_what_is_drafted_and_the_same_code_is_not_drafted_twi
     with JournalReader(scripted_run.journal) as history:
         refused = [item.reason for item in history.experiments() if item.outcome is Outcome.REJECTED]
     assert any("was drafted already" in (reason or "") for reason in refused), refused
+
+
+def test_no_answer_in_the_schema_of_a_small_model_repeats_what_was_tried_runs_or_waits(
+    scripted_run: ScriptedRun, drafting: Prefetch
+) -> None:
+    scripted_run.start_trainer()
+    numbers = count(1)
+
+    def script(question: dict[str, Any]) -> Turn:
+        """The last move that the schema lists, or another edit of the code each time."""
+        if "format" not in question:
+            return Turn(ELSEWHERE.replace("dict()", f"dict(a={next(numbers)})"))
+        ((name, values),) = question["format"]["properties"]["set"]["anyOf"][-1]["properties"].items()
+        return Turn(json.dumps({"set": {name: values["enum"][-1]}}))
+
+    def tick() -> None:
+        """Each trial lasts until two drafts wait."""
+        while run_context.run.incumbent and run_context.journal.running_trial() and len(drafting.waiting) < AHEAD:
+            run_context.proposers.draft_ahead(run_context.journal)
+
+    with (
+        ollama_double(script, model="small:4b") as llm,
+        opened(scripted_run, [], goal=Goal(12)) as opened_lab,
+    ):
+        run_context = ahead(opened_lab, scripted_run, llm.url, drafting, Mix.LLM, tick, model="small:4b")
+        run_until_goal(run_context)
+
+    with JournalReader(scripted_run.journal) as history:
+        asked = [(item, history.proposal(item.id)) for item in history.experiments()[1:]]
+    in_json = [item for item, proposal in asked if proposal and proposal.attempts[0].edit_formats == (EditFormat.JSON,)]
+    assert len(in_json) >= 8
+    refused = [item.reason or "" for item in in_json if item.outcome is Outcome.REJECTED]
+    assert [reason for reason in refused if "before the incumbent changed" not in reason] == []
 
 
 def test_an_idea_is_drafted_next_once_and_answered_with_its_experiment(

@@ -7,16 +7,33 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
+from researcher.errors import Rejected
 from researcher.journal.records import Decision
 from researcher.journal.writer import Journal
 from researcher.optimizer.evidence import Measured
 from researcher.optimizer.optimizer import Optimizer
+from researcher.prompting.knob_json import other_values
 from researcher.prompting.prompt import Prompts, prompt_tokens
+from researcher.proposers.advice import to_runnable_change
 from researcher.proposers.edit_formats import AskedModel
+from researcher.proposers.lessons import NOTHING_LEARNED
 from researcher.proposers.prompt_context import PLATEAU_PROMPT, Briefing
 from researcher.source.edits import apply_edits
-from researcher.source.proposal import Edit, ProposerName, SearchReplace, SetKnobs
+from researcher.source.proposal import (
+    AnswerStage,
+    Attempt,
+    Edit,
+    LlmCost,
+    Proposal,
+    ProposerName,
+    SearchReplace,
+    SetKnobs,
+)
+from services.machine.subject import render_subject
 from tests.fixtures.journal_story import PROFILE, Story
+from trainer.jobs import profile_named
 
 START = """\
 A = 1.0  # what it does; range 0.1..10 log
@@ -25,7 +42,7 @@ C = 7  # no range
 print(A, B, C)
 """
 ROOM = 12_000
-MODEL = AskedModel("m")
+MODEL, SMALL = AskedModel("m"), AskedModel("m", is_small=True)
 
 
 class OpenedRun:
@@ -49,7 +66,7 @@ class OpenedRun:
     def briefing(self) -> Briefing:
         journal: Journal = self.story.journal
         optimizer, scores = Optimizer(seed=1, context=256), journal.scores()
-        experiments = journal.experiments()
+        experiments = [item for item in journal.experiments() if item.outcome not in NOTHING_LEARNED]
         optimizer.learn((Measured(item.id, item.parent, journal.source(item.id)) for item in experiments), scores)
         told = Briefing(PROFILE, lambda: "Go down.", optimizer)
         for item in experiments:
@@ -88,7 +105,7 @@ def test_an_edit_is_asked_for_with_effects_near_misses_kinds_and_what_the_keeps_
     assert "Propose the next experiment." in task
 
 
-def test_advice_is_asked_for_with_knobs_best_scores_effects_and_the_suggestion_but_no_code(tmp_path: Path) -> None:
+def test_advice_is_asked_for_with_knobs_their_effects_and_the_suggestion_but_no_code(tmp_path: Path) -> None:
     with opened(tmp_path) as scripted_run:
         scripted_run.try_out("A up", 1.70, SetKnobs({"A": 2.0}))
         scripted_run.try_out("B up", 1.75, SetKnobs({"B": 8}))
@@ -102,18 +119,93 @@ def test_advice_is_asked_for_with_knobs_best_scores_effects_and_the_suggestion_b
         )
 
     assert context.advice is not None
-    assert context.advice.knobs == ("A = 2.0  # what it does; range 0.1..10 log", "B = 4  # range 1..64 pow2")
-    assert context.advice.best == (
-        "1.700000 with train.py as it stands",
-        "1.750000 with B 8",
-        "1.800000 with A 1.0",
+    assert context.advice.knobs == (
+        "A = 2.0  # what it does; range 0.1..10 log | up: -0.09971 ± 0.00424, tried 1",
+        "B = 4  # range 1..64 pow2 | up: +0.04986 ± 0.00424, tried 1",
     )
+    assert context.history == ("0 baseline", "1 A up: -0.10000, keep", "2 B up: +0.05000, discard")
     system, task = (message.content for message in Prompts.read().messages(context, ROOM))
     assert "Go down." in system
     assert f"would do this next: {context.advice.suggestion}" in task
     assert "->" in context.advice.suggestion
     assert "A up" in task
     assert "print(A, B, C)" not in task
+
+
+def test_a_small_model_sees_no_suggestion_and_the_form_of_one_knob_last(tmp_path: Path) -> None:
+    with opened(tmp_path) as scripted_run:
+        journal, briefing = scripted_run.story.journal, scripted_run.briefing()
+        contexts = [
+            briefing.context(journal, scripted_run.incumbent, model=SMALL, proposer_name=name)
+            for name in (ProposerName.LLM, ProposerName.ADVISER)
+        ]
+
+    for context in contexts:
+        system, task = (message.content for message in Prompts.read().messages(context, ROOM))
+        assert context.advice is not None
+        assert context.advice.suggestion is None
+        assert "would do this next" not in task
+        assert "hypothesis" not in system + task
+        assert task.endswith('\n{"set": {"KNOB": value}}\n')
+    assert [context.proposer_name for context in contexts] == ["llm", "adviser"]
+
+
+def test_moves_that_were_tried_or_rejected_are_closed_to_a_small_model(tmp_path: Path) -> None:
+    with opened(tmp_path) as scripted_run:
+        scripted_run.try_out("B up", 1.75, SetKnobs({"B": 8}))
+        scripted_run.try_out("B on", 1.76, SetKnobs({"B": 16}))
+        scripted_run.try_out("B far", None, SetKnobs({"B": 64}))
+        scripted_run.try_out("both", 1.76, SetKnobs({"A": 2.0, "B": 2}))
+        scripted_run.try_out("other code", 1.70, SearchReplace("print(A, B, C)", "print(A, B)"))
+        rejected = Proposal(ProposerName.LLM, "too large", "", (SetKnobs({"B": 32}),))
+        scripted_run.story.journal.reject(scripted_run.story.run, rejected, "no memory", scripted_run.story.tick())
+
+        context = scripted_run.briefing().context(scripted_run.story.journal, scripted_run.incumbent, model=SMALL)
+
+    assert context.closed == {("B", 16), ("B", 32), ("B", 64)}, (
+        "8 is the present value, and 4 was not tried on this code"
+    )
+
+
+def test_everything_that_the_schema_of_a_small_model_lets_through_is_a_change_that_runs() -> None:
+    profile = profile_named("cpu")
+    source = render_subject(profile)["train.py"]
+    optimizer = Optimizer(seed=1, context=profile.context)
+    moves = [(name, value) for name, values in other_values(source).items() for value in values]
+    runs = [(name, value) for name, value in moves if optimizer.runs(source, name, value)]
+
+    assert len(runs) > 100
+    assert {name for name, _ in set(moves) - set(runs)} == {"DEVICE_BATCH_SIZE"}, "no whole batches"
+    for name, value in runs:
+        to_runnable_change(Proposal(ProposerName.LLM, "", "", (SetKnobs({name: value}),)), source, profile.context)
+    for name, value in set(moves) - set(runs):
+        with pytest.raises(Rejected):
+            to_runnable_change(Proposal(ProposerName.LLM, "", "", (SetKnobs({name: value}),)), source, profile.context)
+
+
+def test_a_small_model_is_asked_about_one_function_at_a_time_in_turn(tmp_path: Path) -> None:
+    functions = "def one():\n    found = A\n    return found\n\n\nclass Two:\n    def three(self):\n        return B\n"
+    with opened(tmp_path) as scripted_run:
+        source = scripted_run.incumbent + functions
+        contexts = []
+        for number in range(25):
+            context = scripted_run.briefing().context(scripted_run.story.journal, source, model=SMALL)
+            contexts.append(context)
+            proposal = Proposal(
+                ProposerName.LLM, f"no {number}", "", (), LlmCost("u", "m", 1, 1, 1, 1.0),
+                attempts=(Attempt(context.edit_formats, AnswerStage.PARSE),),
+            )  # fmt: skip
+            scripted_run.story.journal.reject(scripted_run.story.run, proposal, "no", scripted_run.story.tick())
+
+    asked = [context for context in contexts if context.advice is None]
+    assert [(context.part, context.removes) for context in asked] == [
+        ("one", False), ("one", True), ("Two.three", False), ("Two.three", True), ("one", False),
+    ]  # fmt: skip
+    _, task = (message.content for message in Prompts.read().messages(asked[2], ROOM))
+    assert "    def three(self):\n        return B\n" in task
+    assert "B = 4  # range 1..64 pow2" in task
+    assert "    return found" not in task
+    assert "FUNCTION Two.three\n```python\nthe whole new definition\n```" in task or "<<<<<<< SEARCH" in task
 
 
 def test_on_a_plateau_the_question_asks_for_something_else(tmp_path: Path) -> None:

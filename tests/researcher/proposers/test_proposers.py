@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 
 from researcher.journal.reader import JournalReader
-from researcher.journal.records import Decision, RequestState
+from researcher.journal.records import Decision, Goal, RequestState
+from researcher.llm.client import ChatClient
 from researcher.llm.ollama import OllamaClient, OllamaSettings
-from researcher.loop.context import Goal, RunContext
+from researcher.loop.context import RunContext
 from researcher.loop.loop import run_until_goal
 from researcher.optimizer.optimizer import Optimizer
 from researcher.proposers import escalation, proposers
@@ -82,12 +83,13 @@ def services() -> Iterator[ExitStack]:
 def asking(
     run_context: RunContext,
     rests: Rests,
-    client: OllamaClient,
+    client: ChatClient,
     mix: Mix,
     stronger: Stronger | None = None,
     drafting: Prefetch | None = None,
     dry_runs: DryRuns | None = None,
     shares: Schedule = IN_TURN,
+    publish: Callable[[str], None] = lambda _: None,
 ) -> RunContext:
     """The context with an LLM that is asked for its proposals, maybe ahead, and one for plateaus."""
     who = Proposers(
@@ -99,7 +101,7 @@ def asking(
         drafting=drafting,
         shares=shares,
         folder=run_context.journal.folder / "experiments",
-        publish_status=lambda _: None,
+        publish_status=publish,
         clock=rests.clock,
     )
     return replace(run_context, proposers=who, rest=rests.rest)
@@ -159,6 +161,30 @@ def test_faults_of_the_server_are_no_rejections_and_the_idea_they_interrupt_goes
     assert len(set(asked)) == 1, "an answer did not come, so it is the same question"
     assert not any("were refused" in record.message for record in caplog.records)
     assert rests.now > 2 + 8 + 32, "the server rests longer each time"
+
+
+def test_the_status_says_why_there_is_no_llm_as_the_last_look_has_it_each_once(
+    scripted_run: ScriptedRun, port: int, services: ExitStack
+) -> None:
+    scripted_run.start_trainer()
+    said: list[str] = []
+
+    def start() -> None:
+        server = OllamaDouble([Turn(nudge="LEVEL", by=0.99)], port=port, model="another")
+        services.enter_context(listening(server))
+        rests.at_s, rests.then, rests.done = 40.0, lambda: setattr(server, "model", "small"), False
+
+    rests = Rests(20.0, start)
+    client = OllamaClient(OllamaSettings(f"http://127.0.0.1:{port}", "small"))
+    with opened(scripted_run, [], goal=Goal(1)) as run_context:
+        run_until_goal(asking(run_context, rests, client, Mix.LLM, publish=said.append))
+
+    assert len(said) == len(set(said)), "each is said once"
+    assert list(dict.fromkeys(words.partition(" at ")[0].partition(" the model")[0] for words in said)) == [
+        "none: nothing usable answers",
+        f"none: http://127.0.0.1:{port} does not have",
+        "",
+    ]
 
 
 def test_a_plateau_has_the_stronger_model_asked_once_and_a_restart_keeps_what_was_spent(

@@ -12,9 +12,8 @@ import pytest
 
 from researcher.errors import Rejected
 from researcher.journal.reader import JournalReader
-from researcher.journal.records import Decision
+from researcher.journal.records import Decision, Goal
 from researcher.llm.ollama import OllamaClient, OllamaSettings
-from researcher.loop.context import Goal
 from researcher.loop.loop import run_until_goal
 from researcher.proposers.schedule import Mix
 from researcher.queues import dry_runs

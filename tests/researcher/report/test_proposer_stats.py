@@ -172,7 +172,7 @@ def test_over_all_proposers_they_add_up_to_the_run(
     found = rates_of(RUN, rows_of((), experiments, trials, rolled_back_because), scores)
 
     tried, ends = experiments[1:], [item.outcome for item in experiments[1:]]
-    whole = cost_of(RUN, tried, trials[1:])
+    whole = cost_of(RUN, tried, trials[1:], 0.0)
     assert sum(each.tries for each in found) == len(tried)
     assert sum(each.rejected for each in found) == ends.count(Outcome.REJECTED)
     assert sum(each.trials for each in found) == sum(item.was_measured for item in tried) - ends.count(Outcome.LOST)
@@ -226,20 +226,20 @@ def test_a_journals_rates_are_those_of_its_run(story: Story) -> None:
 def test_status_shows_them_and_scripts_can_read_them(story: Story, tmp_path: Path) -> None:
     shown, read = (
         CliRunner().invoke(cli.app, ["status", "--state", str(tmp_path), *more], env={"COLUMNS": "160"})
-        for more in ([], ["--json"])
+        for more in (["--verbose"], ["--json"])
     )
 
-    table = [line.split() for line in shown.output.split("╯")[1].splitlines() if line]
-    assert table == [
-        ["by", "llm", "optimizer", "human"],
+    lines = [line.strip("│ ").split() for line in shown.output.splitlines()]
+    first = lines.index(["by", "llm", "optimizer", "human"])
+    assert lines[first + 1 : first + 12] == [
         ["tries", "3", "1", "1"],
         ["rejected", "0", "0", "1"],
         ["crashed", "1", "0", "0"],
         ["kept", "1", "1", "0"],
         ["confirmed", "0", "1", "0"],
         ["gain", "0.000000", "0.110000", "0.000000"],
-        ["a", "trial", "0.000000", "0.110000", "—"],
-        ["an", "hour", "0.000000", "198.000000", "—"],
+        ["gain/trial", "0.000000", "0.110000", "—"],
+        ["gain/hour", "0.000000", "198.000000", "—"],
         ["LLM", "6", "s", "0", "s", "0", "s"],
         ["tokens", "1,500", "0", "0"],
         ["money", "0.01", "0.00", "0.00"],
@@ -277,19 +277,19 @@ def test_before_the_first_try_nothing_is_shown_and_the_file_is_its_header(tmp_pa
     story.baseline(1.80, 1.82)
     console = Console(width=160, file=io.StringIO(), record=True)
 
-    summary(story.journal, PROFILE, tmp_path, 3.0, console)
+    summary(story.journal, PROFILE, tmp_path, console)
 
     story.journal.close()
-    assert "tries" not in console.export_text()
+    assert "tried," not in console.export_text()
     assert proposers_text(()) == "\t".join(COLUMNS) + "\n"
 
 
 def test_the_summary_shows_them(story: Story, tmp_path: Path) -> None:
     console = Console(width=160, file=io.StringIO(), record=True)
 
-    summary(story.journal, PROFILE, tmp_path / "subject", 3.0, console)
+    summary(story.journal, PROFILE, tmp_path / "subject", console)
 
-    assert "by              llm   optimizer     human" in console.export_text()
+    assert "by        llm 3 tried, 1 kept, 0 confirmed; optimizer 1 tried, 1 kept, 1 confirmed" in console.export_text()
 
 
 def test_the_picture_of_the_summary_replaces_no_committed_one(tmp_path: Path) -> None:
@@ -299,7 +299,7 @@ def test_the_picture_of_the_summary_replaces_no_committed_one(tmp_path: Path) ->
     story.baseline(1.80, 1.82)
     console = Console(width=300, file=io.StringIO(), record=True)
 
-    summary(story.journal, PROFILE, tmp_path / "theirs", 3.0, console)
+    summary(story.journal, PROFILE, tmp_path / "theirs", console)
 
     story.journal.close()
     assert (tmp_path / "theirs" / "progress.png").read_text() == "of the user"
@@ -311,7 +311,7 @@ def test_the_picture_of_the_summary_replaces_no_committed_one(tmp_path: Path) ->
 def test_the_summary_says_that_the_users_repository_lacks_the_best_state(story: Story, tmp_path: Path) -> None:
     console = Console(width=160, file=io.StringIO(), record=True)
 
-    summary(story.journal, PROFILE, tmp_path / "subject", 3.0, console, tmp_path / "away")
+    summary(story.journal, PROFILE, tmp_path / "subject", console, tmp_path / "away")
 
     assert f"not to {tmp_path / 'away'}" in console.export_text()
 
@@ -330,7 +330,7 @@ def test_on_80_columns_every_figure_of_everyone_stands_whole() -> None:
     console.print(proposers_table(found))
 
     lines = console.export_text().splitlines()
-    assert [len(line.split()) - len(found) for line in lines] == [1, 1, 1, 1, 1, 1, 1, 2, 2, 1, 1, 1]
+    assert [len(line.split()) - len(found) for line in lines] == [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1]
     assert "…" not in "".join(lines)
 
 

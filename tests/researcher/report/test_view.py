@@ -17,10 +17,10 @@ from researcher.files import write_whole
 from researcher.journal.records import Decision, Prices
 from researcher.report.picture import draw
 from researcher.report.results_table import HEADER, ResultsTable
-from researcher.report.view import tally_text
+from researcher.report.view import build_report, tally_text
 from researcher.source.proposal import LlmCost, Proposal, ProposerName
 from tests import ROOT
-from tests.fixtures.journal_story import Story
+from tests.fixtures.journal_story import PROFILE, Story
 from trainer.jobs import Outcome
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -108,15 +108,18 @@ def test_before_a_claim_a_gain_is_only_provisional(story: Story) -> None:
     assert gain.provisional == pytest.approx(0.11)
 
 
-def test_the_cost_counts_trials_tokens_and_money(story: Story) -> None:
+def test_the_cost_counts_trials_and_tokens_and_the_machine_also_while_nothing_runs(story: Story) -> None:
     story.baseline(1.80, 1.82)
     story.try_out("a", 1.70, Decision.KEEP)
     story.try_out("b", None, Decision.CRASH)
 
-    cost = story.report().cost
+    stopped, paused = story.report(), build_report(story.journal, PROFILE, at=story.run.created_at + 500.0)
 
+    cost = stopped.cost
     assert (cost.trial_s, cost.llm_s, cost.llm_tokens) == (8.0, 4.0, 1000)
-    assert cost.money == pytest.approx(8.0 + 4.0 + 0.01), "the machine costs the same while the LLM answers"
+    assert cost.money == pytest.approx(stopped.running_s + 0.01)
+    assert paused is not None
+    assert paused.cost == replace(cost, money=pytest.approx(500.0 + 0.01))
 
 
 def test_tokens_that_were_billed_cost_their_bill_and_no_second_price(story: Story) -> None:
@@ -124,8 +127,8 @@ def test_tokens_that_were_billed_cost_their_bill_and_no_second_price(story: Stor
     billed, plain = (replace(baseline, cost=LlmCost("u", "m", 1, 400, 100, 2.0, money)) for money in (0.5, None))
     priced = replace(story.run, prices=Prices(per_mtoken=10.0))
 
-    assert cost_of(priced, [billed, plain], []).money == pytest.approx(0.5 + 0.005)
-    assert cost_of(replace(priced, prices=Prices()), [plain], []).money is None
+    assert cost_of(priced, [billed, plain], [], 0.0).money == pytest.approx(0.5 + 0.005)
+    assert cost_of(replace(priced, prices=Prices()), [plain], [], 9.0).money is None
 
 
 def test_results_tsv_has_five_fields_a_row_and_a_dash_where_there_is_no_number(story: Story) -> None:
@@ -258,6 +261,21 @@ def test_a_back_end_that_does_not_exist_keeps_no_picture_from_being_drawn() -> N
     drawn = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
 
     assert int(drawn.stdout or 0) > 0, drawn.stderr
+
+
+@pytest.mark.parametrize("place", ["home/.config/matplotlib", "here"])
+def test_a_file_of_settings_that_is_no_text_keeps_no_picture_from_being_drawn(tmp_path: Path, place: str) -> None:
+    for folder in ("here", "home", place):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+    (tmp_path / place / "matplotlibrc").write_bytes("font.family: Größe\n".encode("latin-1"))
+    code = "from researcher.report.picture import Figure, png; import os; print(len(png(Figure())), os.getcwd())"
+    env = os.environ | {"HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT)}
+
+    drawn = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path / "here", env=env, capture_output=True, text=True, check=False
+    )
+
+    assert drawn.stdout.endswith(f" {tmp_path / 'here'}\n"), drawn.stderr
 
 
 def test_a_projection_is_replaced_whole(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from researcher.__main__ import free_tag
 from researcher.errors import NotText, SubjectError
+from researcher.repository.commits import Planned
 from researcher.repository.publishing import UserRepository
 from researcher.repository.repository import GitState, Workspace, create_repository
 from tests import ROOT
@@ -121,6 +122,163 @@ def test_a_link_that_leads_to_no_file_of_the_commit_is_refused(tmp_path: Path, l
         closing(Workspace(with_links(tmp_path / "s", **links))) as workspace,
         pytest.raises(SubjectError, match=r"(more|again)\.py .*symbolic link"),
     ):
+        workspace.files(workspace.head())
+
+
+@pytest.mark.parametrize("name", [b"\xff.py", b"gr\xf6\xdfe/m.py"])
+def test_a_file_name_that_is_not_utf8_is_refused_and_any_other_goes_into_a_trial(tmp_path: Path, name: bytes) -> None:
+    path = made_by_a_user(tmp_path / "s")
+    odd = ["a b/c.py", 'ü "q".py', "x\ny.py", "-m.py", "[*]?.py", "a\\b.py"]
+    for each in (*odd, os.fsdecode(name)):
+        (path / each).parent.mkdir(exist_ok=True)
+        (path / each).write_text("C = 1\n")
+    git(path, "add", "--", *odd)
+    git(path, "commit", "--quiet", "-m", "odd names")
+    with closing(Workspace(path)) as workspace:
+        found = workspace.files(workspace.head())
+    git(path, "add", ".")
+    git(path, "commit", "--quiet", "-m", "another")
+
+    assert set(odd) <= found.keys()
+    with closing(Workspace(path)) as workspace, pytest.raises(SubjectError, match=r"file name .* is not UTF-8; rename"):
+        workspace.files(workspace.head())
+
+
+def partial_clone(tmp_path: Path, *options: str) -> Path:
+    """A clone without the earlier files of a repository, and with `--sparse` without those in folders."""
+    whole, path = made_by_a_user(tmp_path / "whole"), tmp_path / "partial"
+    git(whole, "config", "uploadpack.allowFilter", "true")
+    (whole / "folder").mkdir()
+    for number in (2, 3):
+        (whole / "train.py").write_text(f"A = {number}\n")
+        (whole / "folder" / "more.py").write_text(f"C = {number}\n")
+        git(whole, "add", ".")
+        git(whole, "commit", "--quiet", "-m", f"commit {number}")
+    git(tmp_path, "clone", "--quiet", "--filter=blob:none", *options, whole.as_uri(), str(path))
+    return path
+
+
+def test_a_run_begins_in_a_partial_clone_without_its_history_and_pushes_there(tmp_path: Path) -> None:
+    theirs = partial_clone(tmp_path)
+    with closing(Own(tmp_path, theirs)) as own:
+        kept = own.keep(1)
+
+        assert own.user.message == ""
+        assert own.workspace.files(kept)["folder/more.py"] == "C = 3\n"
+        assert git(theirs, "rev-parse", BRANCH) == kept
+
+
+@pytest.mark.parametrize("whose", ["ours", "theirs"])
+def test_a_partial_clone_without_files_of_its_commit_is_named_with_what_fetches_them(
+    tmp_path: Path, whose: str
+) -> None:
+    path = partial_clone(tmp_path, "--sparse")
+    create_repository(tmp_path / "own", FILES, "The subject")
+
+    def begin() -> None:
+        if whose == "ours":
+            Workspace(path).close()
+        else:
+            UserRepository(path).fetch(tmp_path / "own")
+
+    with pytest.raises(SubjectError, match=rf"git -C {path} fetch --refetch --no-filter"):
+        begin()
+    git(path, "fetch", "--quiet", "--refetch", "--no-filter")
+    begin()
+
+
+@pytest.mark.parametrize("name", ["train.py", "prepare.py"])
+@pytest.mark.parametrize("kind", ["folder", "submodule"])
+def test_a_needed_name_that_is_no_file_is_named(tmp_path: Path, name: str, kind: str) -> None:
+    path = made_by_a_user(tmp_path / "s")
+    git(path, "rm", "--quiet", name)
+    if kind == "folder":
+        (path / name).mkdir()
+        (path / name / "in.py").write_text("A = 1\n")
+        git(path, "add", ".")
+    else:
+        git(path, "update-index", "--add", "--cacheinfo", f"160000,{git(path, 'rev-parse', 'HEAD')},{name}")
+    git(path, "commit", "--quiet", "-m", kind)
+
+    with pytest.raises(SubjectError, match=f"{name} in the last commit of .* is no file"):
+        Workspace(path)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_python_file(tmp_path: Path) -> None:
+    path = made_by_a_user(tmp_path / "s")
+    (path / "train.py").write_text("A = 'ü'\n", encoding="utf-8-sig")
+    git(path, "commit", "--quiet", "-a", "-m", "as some editors save it")
+
+    with closing(Workspace(path)) as workspace:
+        assert workspace.files(workspace.head())["train.py"] == "A = 'ü'\n"
+
+
+@pytest.mark.parametrize("ref", ["refs/tags/confirmed", "refs/overnight", "refs/overnight/night"])
+def test_a_ref_that_is_in_the_way_of_the_runs_is_named_before_anything_is_written(tmp_path: Path, ref: str) -> None:
+    path = made_by_a_user(tmp_path / "s")
+    with closing(Workspace(path)) as workspace:
+        workspace.require_free_names(workspace.head(), "night")
+        git(path, "update-ref", ref, "HEAD")
+        with pytest.raises(SubjectError, match=f"the ref {ref} .* is in the way"):
+            workspace.require_free_names(workspace.head(), "night")
+        git(path, "update-ref", f"{ref}-mine", ref)
+        git(path, "update-ref", "-d", ref)
+        workspace.require_free_names(workspace.head(), "night")
+
+
+@pytest.mark.parametrize("name", ["results.tsv", "progress.png"])
+def test_a_folder_where_a_report_belongs_is_named(tmp_path: Path, name: str) -> None:
+    path = made_by_a_user(tmp_path / "s")
+    git(path, "rm", "--quiet", "--ignore-unmatch", name)
+    (path / name).mkdir()
+    (path / name / "old").write_text("x")
+    git(path, "add", "--force", ".")
+    git(path, "commit", "--quiet", "-m", "folder")
+
+    with closing(Workspace(path)) as workspace, pytest.raises(SubjectError, match=f"{name} .* is a folder"):
+        workspace.require_free_names(workspace.head(), "night")
+
+
+POINTER = "version https://git-lfs.example/spec/v1\noid sha256:0\nsize 3\n"
+
+
+def with_a_filter(path: Path, *patterns: str) -> Path:
+    """A repository whose filter is required and missing, as git-lfs is on most machines."""
+    for name in ("clean", "smudge", "process"):
+        git(path, "config", f"filter.lfs.{name}", "no-such-program")
+    git(path, "config", "filter.lfs.required", "true")
+    lines = "".join(f"{pattern} filter=lfs\n" for pattern in patterns)
+    (path / ".gitattributes").write_text(lines)
+    return path
+
+
+@pytest.mark.parametrize("content", [POINTER, "fetched"])
+def test_a_filter_that_is_missing_does_not_disturb_a_run_in_the_same_folder(tmp_path: Path, content: str) -> None:
+    path = made_by_a_user(tmp_path / "s")
+    (path / "weights.bin").write_text(POINTER)
+    with_a_filter(path, "*.txt")
+    git(path, "add", ".")
+    git(path, "commit", "--quiet", "-m", "weights")
+    with_a_filter(path, "*.bin")
+    (path / "weights.bin").write_text(content)
+
+    with closing(Workspace(path)) as workspace:
+        workspace.restore(GitState(BRANCH, workspace.head()))
+        plan = Planned(f"refs/{BRANCH}/1", workspace.head(), "A = 2\n", "try", at=1.0)
+        made = workspace.commit_candidate(BRANCH, plan)
+
+    assert git(path, "rev-parse", BRANCH) == made
+    assert (path / "weights.bin").read_text() == content
+
+
+@pytest.mark.parametrize("name", ["train.py", "more.py"])
+def test_a_python_file_that_git_lfs_keeps_is_refused(tmp_path: Path, name: str) -> None:
+    path = made_by_a_user(tmp_path / "s")
+    (path / name).write_text(POINTER)
+    git(path, "add", ".")
+    git(path, "commit", "--quiet", "-m", "pointer")
+
+    with closing(Workspace(path)) as workspace, pytest.raises(SubjectError, match=f"{name} .* in Git LFS"):
         workspace.files(workspace.head())
 
 

@@ -91,7 +91,7 @@ def status_of(scripted_run: ForkedRun) -> str:
     choices = RunConfig(profile="cpu", budget=None, subject=str(scripted_run.subject), text=None)
     (scripted_run.journal / CHOICES_FILE).write_text(json.dumps(asdict(choices)))
     console = Console(width=900, file=io.StringIO())
-    show_status(State(scripted_run.folder), console, as_json=False)
+    show_status(State(scripted_run.folder), console, as_json=False, verbose=True)
     return str(console.file.getvalue())  # type: ignore[attr-defined]
 
 

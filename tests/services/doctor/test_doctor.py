@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 
 from services.doctor import Environment, Finding, Mode, Severity, examine, exit_code, this_machine, write_report
 from services.doctor import engine as engine_checks
+from services.doctor.checks import examine_settings
 from services.doctor.environment import free_bytes
 from services.doctor.gpu import chosen, split
 from services.doctor.host import clock, packages, ports
@@ -257,8 +258,9 @@ def test_a_dot_env_that_is_not_the_link_is_named_with_the_command_that_makes_it(
     if content is not None:
         (well.root / ".env").write_bytes(content)
 
-    (finding,) = [each for each in examine(Mode.CPU, well) if each.severity is Severity.FAIL and each.name == "gpu.env"]
+    (finding,), held = examine_settings(Mode.CPU, well)
 
+    assert (finding.severity, finding.name, held) == (Severity.FAIL, "gpu.env", None)
     assert ".env is not the link to gpu.env" in finding.found
     assert "ln -sf gpu.env .env" in finding.fix
 
@@ -268,8 +270,9 @@ def test_a_dot_env_that_is_not_the_link_is_named_with_the_command_that_makes_it(
 def test_settings_that_are_not_utf8_are_named_by_their_file(well: Environment, name: str, encoding: str) -> None:
     (well.root / name).write_bytes("TAG=größer\n".encode(encoding))
 
-    (finding,) = [each for each in examine(Mode.CPU, well) if each.severity is Severity.FAIL and each.name == "gpu.env"]
+    (finding,), held = examine_settings(Mode.CPU, well)
 
+    assert (finding.severity, finding.name, held) == (Severity.FAIL, "gpu.env", None)
     assert f"{name} is not text in UTF-8" in finding.found
 
 
@@ -277,7 +280,10 @@ def test_a_dot_env_that_is_a_copy_serves_where_links_do_not_work(well: Environme
     (well.root / ".env").unlink()
     shutil.copy(well.root / "gpu.env", well.root / ".env")
 
-    assert [each.severity for each in examine(Mode.CPU, well) if each.name == "gpu.env"] == [Severity.OK]
+    (finding,), held = examine_settings(Mode.CPU, well)
+
+    assert (finding.severity, finding.name) == (Severity.OK, "gpu.env")
+    assert held is not None
 
 
 @pytest.mark.docker
@@ -424,8 +430,8 @@ def test_model_that_the_stack_does_not_have_is_told_with_how_to_pull_it_and_keep
 
     assert exit_code(findings) == 0
     assert named(findings, "model").line() == (
-        "warn model    ollama has no qwen3.5:27b: the optimiser works alone"
-        " -> docker compose -f compose.yaml -f services/compose.cpu.yaml up model, or set another MODEL"
+        "warn model    ollama has no qwen3.5:27b yet: the optimiser works alone"
+        " -> docker compose -f compose.yaml -f services/compose.cpu.yaml logs model, or set another MODEL"
     )
 
 
@@ -623,7 +629,7 @@ def test_gpu_that_shares_the_machines_memory_wants_a_profile_and_has_no_split(tm
 
 
 @pytest.mark.parametrize(
-    ("there", "environment", "name", "verdict", "found", "fix"),
+    ("there", "environment", "name", "severity", "found", "fix"),
     [
         ([H100], {}, "GPU", Severity.OK, "the profile is 80gb", ""),
         ([H100, A6000], {"CUDA_VISIBLE_DEVICES": "1"}, "GPU", Severity.OK, "RTX A6000: the profile is 48gb", ""),
@@ -637,7 +643,7 @@ def test_local_mode_tells_what_follows_from_the_gpus_that_it_sees(
     there: list[InstalledGpu],
     environment: dict[str, str],
     name: str,
-    verdict: Severity,
+    severity: Severity,
     found: str,
     fix: str,
 ) -> None:
@@ -646,7 +652,7 @@ def test_local_mode_tells_what_follows_from_the_gpus_that_it_sees(
     findings = examine(Mode.LOCAL, facts)
     finding = named(findings, name)
 
-    assert (finding.severity, found in finding.found, fix in finding.fix) == (verdict, True, True), finding.line()
+    assert (finding.severity, found in finding.found, fix in finding.fix) == (severity, True, True), finding.line()
     assert "ubuntu-drivers" not in finding.fix
 
 
@@ -764,11 +770,31 @@ def without_torch(name: str) -> str:
     raise PackageNotFoundError(name)
 
 
-def test_environment_without_torch_or_with_one_that_cannot_use_the_gpu_is_refused() -> None:
-    assert packages([], without_torch).fix == "scripts/setup run"
-    assert packages([], lambda _: "2.13.0+cpu").severity is Severity.OK
-    assert packages([H100], lambda _: "2.13.0+cpu").severity is Severity.FAIL
-    assert packages([H100], lambda _: "2.13.0").severity is Severity.OK
+def test_environment_without_torch_or_with_one_that_cannot_use_the_gpu_is_refused(well: Environment) -> None:
+    assert packages(well, [], without_torch).severity is Severity.FAIL
+    assert packages(well, [], lambda _: "2.13.0+cpu").severity is Severity.OK
+    assert packages(well, [H100], lambda _: "2.13.0+cpu").severity is Severity.FAIL
+    assert packages(well, [H100], lambda _: "2.13.0").severity is Severity.OK
+
+
+@pytest.mark.parametrize(
+    ("lies_there", "command"),
+    [
+        (["pyproject.toml", "scripts/setup"], "scripts/setup run"),
+        (["pyproject.toml"], "build the images again: scripts/up, on the host"),
+        ([], f"{sys.executable} -m pip install torch=="),
+    ],
+    ids=["clone", "image", "wheel"],
+)
+def test_missing_torch_is_installed_by_what_this_installation_has(
+    well: Environment, tmp_path: Path, lies_there: list[str], command: str
+) -> None:
+    root = tmp_path / "installed"
+    (root / "scripts").mkdir(parents=True)
+    for name in lies_there:
+        (root / name).touch()
+
+    assert packages(replace(well, root=root), [], without_torch).fix.startswith(command)
 
 
 def test_clock_behind_the_newest_file_is_a_warning(well: Environment) -> None:
@@ -831,4 +857,16 @@ def test_the_command_examines_local_mode_and_writes_the_report(tmp_path: Path) -
 
     assert answer.returncode == 0, answer.stdout
     assert answer.stdout.splitlines()[0].startswith("ok   git ")
+    assert str(report) in answer.stdout
     assert report.read_text().startswith("overnight doctor, mode local, ")
+
+
+@pytest.mark.parametrize("program", [("services.cli", "doctor"), ("services", "doctor", "--local")])
+def test_report_that_cannot_be_written_is_refused_in_a_sentence(tmp_path: Path, program: tuple[str, ...]) -> None:
+    command = [sys.executable, "-m", *program, "--report", tmp_path / "no such folder" / "report.txt"]
+
+    answer = subprocess.run(command, cwd=ROOT, env=SHELL, capture_output=True, text=True, check=False)
+
+    assert answer.returncode == 2
+    assert "--report" in answer.stderr
+    assert "Traceback" not in answer.stderr

@@ -142,6 +142,9 @@ def test_another_value_of_a_setting_is_another_setting_of_the_researcher(
         ("HOURS=0", "HOURS"),
         ("HOURS=1e3", "HOURS"),
         ("HOURS=$H", "HOURS"),
+        ("UNTIL=07:00", "UNTIL"),
+        ("UNTIL=1800000000", "UNTIL"),
+        ("UNTIL=2027-02-30T07:00", "UNTIL"),
         ("NUM_CTX=512", "NUM_CTX"),
         ("EDIT_SHARE=1.5", "EDIT_SHARE"),
         ("SUBJECT_DIR=subject", "SUBJECT_DIR"),
@@ -271,7 +274,11 @@ def test_what_was_detected_is_read_back_as_it_was(values: dict[str, str], gpu: s
 
 
 @pytest.mark.docker
-@pytest.mark.parametrize("shell", [{}, {"LLM": "none", "HOURS": "2"}], ids=["bare", "shell overrides"])
+@pytest.mark.parametrize(
+    "shell",
+    [{}, {"LLM": "none", "HOURS": "2", "UNTIL": "2027-01-31T07:00:00+01:00"}],
+    ids=["bare", "shell overrides"],
+)
 def test_compose_reads_the_same_out_of_the_same_files(tmp_path: Path, shell: dict[str, str]) -> None:
     own = 'MODEL="quoted:1" # and a comment\nNUM_CTX=4096   # four\nTRAINER_CAP_MIB=\n export BUDGET=30\n'
     (tmp_path / "gpu.env").write_text(SHIPPED.replace("TRAINER_CAP_MIB=", "TRAINER_CAP_MIB=9000"))

@@ -11,17 +11,19 @@ from typer.core import TyperCommand
 from researcher.config.setting import Source
 from researcher.config.settings import TABLE
 from services import __main__ as stack
-from services import cli
+from services import cli, run_commands
+from services.stack.end_action import ACTIONS
 from tests import ROOT
 from trainer.jobs.environment import INHERITED
 
 PAGES = "".join(page.read_text() for page in sorted({*ROOT.glob("README.md"), *ROOT.glob("*/README.md")}))
 KEY = re.compile(r"\b[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+\b")
-OF_A_SUBJECT = {"TIME_BUDGET", "ALL_CAPS"}  # constants of train.py and of somebody else's prepare.py
-OF_THE_SCRIPTS = {"OVERNIGHT_VENV"}
+# Constants of train.py and of somebody else's prepare.py, and a constant of our code.
+OF_A_SUBJECT = {"TIME_BUDGET", "ALL_CAPS", "WEIGHT_DECAY", "FINAL_LR_FRAC", "LATER_NAMES"}
+OF_THE_SCRIPTS = {"OVERNIGHT_VENV", "OVERNIGHT_PYTHON"}
 # Options of `run` that are no setting of this name: what is detected or made of them is.
-OF_THE_VERB = {"state", "profile", "subject", "text", "redis_url", "unsafe_local"}
-VERBS = [verb for app in (cli.app, stack.app) for verb in typer.main.get_group(app).commands.values()]
+OF_THE_VERB = {"state", "profile", "subject", "text", "redis_url", "unsafe_local", "then"}
+VERBS = [verb for app in (cli.app, run_commands.app, stack.app) for verb in typer.main.get_group(app).commands.values()]
 
 
 @pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.name)
@@ -37,13 +39,14 @@ def test_options_that_set_a_key_say_of_it_what_the_table_says() -> None:
     of_run = [option for option in run.params if option.name not in OF_THE_VERB]
     of_up = [option for option in up.params if str(option.name).upper() in TABLE]
 
-    assert {option.name for option in of_up} == {"experiments", "hours", "max_cost"}
+    assert {option.name for option in of_up} == {"experiments", "hours", "until", "max_cost"}
     for option in (*of_run, *of_up):
         assert option.help == TABLE[str(option.name).upper()].summary
 
 
 def test_pages_name_no_key_that_is_not_in_the_table() -> None:
     of_other_programs = {key for row in INHERITED for key in KEY.findall(row.names)} | {"GIT_DIR"}
+    of_other_programs |= {name for action in ACTIONS.values() for name in action.variables}
 
     assert set(KEY.findall(PAGES)) - OF_A_SUBJECT - OF_THE_SCRIPTS - of_other_programs <= set(TABLE)
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import docker
@@ -30,18 +31,25 @@ from services.__main__ import app
 from services.compose import Container, Stack, StackError
 from services.doctor import Mode
 from services.machine.gpu_env import KEYS
-from services.stack.follow import Ending, run_after, watch_run
+from services.stack.end_action import ACTIONS, run_after
+from services.stack.follow import Ending, watch_run
 from services.stack.results import fetch, unpack
-from services.stack.up import UpOptions, bring_up, changes, times
+from services.stack.up import PREPARING, REQUIRED, UpOptions, bring_up, changes, times
 from tests import ROOT
 from tests.fixtures.warm_processes import completed
 
 TOY = """\
 services:
-  once:
+  data:
     image: overnight-test/python:3.11
     command: ["true"]
     restart: "no"
+  redis: &idle
+    image: overnight-test/python:3.11
+    init: true
+    command: ["sleep", "infinity"]
+    stop_grace_period: 1s
+  trainer: *idle
   researcher:
     image: overnight-test/python:3.11
     init: true
@@ -51,14 +59,19 @@ services:
     environment: {EXPERIMENTS: "${EXPERIMENTS:-}"}
     tmpfs: [/tmp]
     volumes: [./shared:/shared, journal:/journal, ./overnight:/usr/local/bin/overnight:ro]
-    depends_on: {once: {condition: service_completed_successfully}}
+    depends_on: {data: {condition: service_completed_successfully}}
     healthcheck: {test: ["CMD", "sh", "-c", "cat /shared/health"], interval: 200ms, retries: 1}
   ollama:
-    image: overnight-test/python:3.11
+    <<: *idle
+    image: ${OLLAMA_IMAGE:-overnight-test/python:3.11}
     profiles: [ollama]
-    init: true
-    command: ["sleep", "infinity"]
-    stop_grace_period: 1s
+    pull_policy: ${PULL:-missing}
+  model:
+    <<: *idle
+    profiles: [ollama]
+    command: ["sh", "-c", "echo pulling a-model, 37 %; exec sleep infinity"]
+    volumes: [./shared:/shared]
+    healthcheck: {test: ["CMD", "test", "-e", "/shared/pulled"], interval: 200ms, retries: 1, start_period: 1h}
 volumes:
   journal: {}
 """
@@ -89,6 +102,7 @@ class Toy:
         (folder / "overnight").write_text(OVERNIGHT)
         (folder / "overnight").chmod(0o755)
         (self.shared / "health").write_text("awake\n")
+        (self.shared / "pulled").touch()
 
     def up(self, **limits: str) -> str:
         """What bringing it up says."""
@@ -122,9 +136,32 @@ def said(act: Callable[[Console], object]) -> str:
 def test_second_up_changes_nothing_and_says_so_and_a_changed_limit_renews_who_reads_it(toy: Toy) -> None:
     first, second, third = toy.up(), toy.up(), toy.up(EXPERIMENTS="5")
 
-    assert first.startswith("ollama started, once started, researcher started\nup: images ")
+    assert first.startswith(
+        "data started, model started, ollama started, redis started, researcher started, trainer started\nup: images "
+    )
     assert second.startswith("already up: nothing changed\nnext ")
     assert third.startswith("researcher recreated\n")
+
+
+@pytest.mark.docker
+def test_what_is_optional_may_come_later_and_is_told_with_its_progress(toy: Toy) -> None:
+    (toy.shared / "pulled").unlink()
+
+    told = toy.up()
+
+    assert re.search(r"^still coming: model +running, starting: pulling a-model, 37 %$", told, re.MULTILINE)
+    assert "the run goes on without them" in told
+
+
+@pytest.mark.docker
+def test_an_optional_image_that_cannot_be_had_stops_nothing(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OLLAMA_IMAGE", "overnight-test/there-is-none")
+    monkeypatch.setenv("PULL", "never")
+
+    told = toy.up()
+
+    assert re.search(r"^still coming: ollama +not started: .*overnight-test/there-is-none", told, re.MULTILINE)
+    assert {each.service for each in toy.stack.containers() if each.state == "running"} >= set(REQUIRED)
 
 
 @pytest.mark.docker
@@ -231,20 +268,20 @@ def test_without_a_stack_a_command_is_one_line_with_the_next_step(verb: tuple[st
     answer = services(*verb, COMPOSE_PROJECT_NAME="overnight-never-up")
 
     assert answer.returncode == 2
-    assert len(answer.stdout.splitlines()) == 1
-    assert "next: scripts/" in answer.stdout
+    assert len(answer.stderr.splitlines()) == 1
+    assert "next: scripts/" in answer.stderr
 
 
 @pytest.mark.docker
 def test_a_stack_of_the_same_name_from_another_clone_is_left_alone(toy: Toy) -> None:
     toy.up()
-    before = toy.stack.containers()
+    before = [(each.id, each.started_at) for each in toy.stack.containers()]
 
     answer = services("down", COMPOSE_PROJECT_NAME=toy.stack.project)
 
     assert answer.returncode == 2
-    assert f"is up from {toy.folder}" in answer.stdout
-    assert toy.stack.containers() == before
+    assert f"is up from {toy.folder}" in answer.stderr
+    assert [(each.id, each.started_at) for each in toy.stack.containers()] == before
 
 
 @pytest.mark.parametrize("verb", [("status",), ("down",), ("logs", "redis"), ("results", "there")])
@@ -252,15 +289,15 @@ def test_without_an_engine_every_command_is_one_line_with_the_next_step(verb: tu
     answer = services(*verb, DOCKER_HOST="unix:///no/engine.sock")
 
     assert answer.returncode == 2
-    assert len(answer.stdout.splitlines()) == 1
-    assert "none answers at DOCKER_HOST=unix:///no/engine.sock; next: " in answer.stdout
+    assert len(answer.stderr.splitlines()) == 1
+    assert "none answers at DOCKER_HOST=unix:///no/engine.sock; next: " in answer.stderr
 
 
 def test_a_command_for_the_end_of_the_run_is_not_taken_by_who_does_not_wait_for_it() -> None:
     answer = services("up", "--cpu", "--detach", "--then", "poweroff")
 
     assert answer.returncode == 2
-    assert "leave --detach out" in answer.stdout
+    assert "leave --detach out" in answer.stderr
 
 
 def services(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -274,7 +311,7 @@ def test_the_command_at_the_end_runs_in_a_shell_and_its_exit_code_is_reported() 
 def test_the_command_at_the_end_has_the_variables_of_the_users_shell() -> None:
     """Also those of git, which this process has dropped."""
     code = (
-        "from services.__main__ import console; from services.stack.follow import run_after; "
+        "from services.__main__ import console; from services.stack.end_action import run_after; "
         "run_after('echo $GIT_SSH_COMMAND $MPLBACKEND', console)"
     )
     env = os.environ | {"GIT_SSH_COMMAND": "my-ssh", "MPLBACKEND": "agg"}
@@ -371,15 +408,94 @@ def test_what_comes_out_of_a_container_stays_in_the_folder(tmp_path: Path) -> No
     assert sorted(path.name for path in (tmp_path / "a" / "folder").iterdir()) == names
 
 
+def shipped() -> dict[str, dict[str, Any]]:
+    """The services of compose.yaml as they are written."""
+    found: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+    return found
+
+
+def test_nothing_optional_is_a_gate() -> None:
+    files = shipped()
+    needed, found = set(REQUIRED), set[str]()
+    while needed:
+        found |= needed
+        needed = {other for name in needed for other in files[name].get("depends_on", {})} - found
+
+    assert found == {*REQUIRED, *PREPARING}
+    assert not any(files[name].get("profiles") for name in found), "a profile is what can be left out"
+
+
+def test_no_health_check_starts_python_and_each_has_time_on_a_busy_machine() -> None:
+    checks = {name: service["healthcheck"] for name, service in shipped().items() if "healthcheck" in service}
+
+    assert checks.keys() == shipped().keys() - set(PREPARING)
+    for name, check in checks.items():
+        assert "python" not in " ".join(check["test"]), name
+        assert int(check["timeout"].removesuffix("s")) >= 30, name
+
+
+CLOUD: dict[str, Any] = yaml.safe_load((ROOT / "services" / "stack" / "cloud-init.yaml").read_text())
+FILES = {Path(file["path"]).name: file["content"] for file in CLOUD["write_files"]}
+
+
+def lines_of(unit: str, key: str) -> list[str]:
+    return re.findall(rf"^{key}=(.*)$", FILES[unit], re.MULTILINE)
+
+
 def test_the_cloud_example_calls_what_there_is_and_sets_what_is_read() -> None:
-    example = yaml.safe_load((ROOT / "services" / "stack" / "cloud-init.yaml").read_text())
-    (unit,) = (file["content"] for file in example["write_files"])
-    (call,) = re.findall(r"^ExecStart=/opt/overnight/(.*)$", unit, re.MULTILINE)
-    script, *arguments = shlex.split(call)
-    (name,) = re.findall(r"s/\^(\w+)=", " ".join(example["runcmd"]))
+    calls = [*lines_of("overnight.service", "ExecStartPre")[:1], *lines_of("overnight.service", "ExecStart")]
+    (name,) = re.findall(r"s/\^(\w+)=", " ".join(CLOUD["runcmd"]))
 
     known = {option for parameter in get_command(app).commands["up"].params for option in parameter.opts}
 
-    assert (ROOT / script).exists()
-    assert {word for word in arguments if word.startswith("--")} <= known
+    for call in calls:
+        script, *arguments = shlex.split(call)
+        assert (ROOT / Path(script).relative_to("/opt/overnight")).exists()
+        assert {word for word in arguments if word.startswith("--")} <= known
+    assert shlex.split(calls[1])[-2:] == ["--then", "poweroff"]
+    assert "poweroff" in ACTIONS
     assert name in KEYS
+
+
+def test_the_cloud_example_powers_off_only_after_a_healthy_start() -> None:
+    start, mark = lines_of("overnight.service", "ExecStartPre")
+    (failed,) = lines_of("overnight.service", "OnFailure")
+
+    assert "--detach" in start.split(), "it returns once the run is healthy, and fails otherwise"
+    assert mark.split()[0] == "/usr/bin/touch"
+    assert lines_of(failed, "ConditionPathExists") == mark.split()[1:]
+    assert lines_of(failed, "ExecStart") == ["/usr/bin/systemctl poweroff"]
+    assert lines_of("overnight.service", "FailureAction") == []
+    assert not any("poweroff" in step for step in CLOUD["runcmd"])
+    assert "power_state" not in CLOUD
+
+
+@pytest.mark.parametrize(
+    ("there", "installed"),
+    [
+        (("git", "python3", "dockerd", "docker", "docker-ce"), []),
+        (("git", "python3", "dockerd", "docker"), []),
+        (("git", "dockerd", "docker", "docker-ce"), ["python3-venv"]),
+        (("git", "python3", "dockerd", "docker-ce"), ["docker-compose-plugin", "docker-buildx-plugin"]),
+        (("python3", "dockerd"), ["git", "docker-compose-v2", "docker-buildx"]),
+        ((), ["git", "python3-venv", "docker.io", "docker-compose-v2", "docker-buildx"]),
+    ],
+    ids=lambda value: "+".join(value) or "nothing",
+)
+def test_the_cloud_example_installs_only_what_is_missing(
+    there: tuple[str, ...], installed: list[str], tmp_path: Path
+) -> None:
+    programs = {name: "exit 0" for name in there if name != "docker-ce"}
+    programs["dpkg"] = f"exit {int('docker-ce' not in there)}"
+    programs["apt-get"] = f'echo "$@" >>{tmp_path}/called'
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name, body in programs.items():
+        (folder / name).write_text(f"#!/bin/sh\n{body}\n")
+        (folder / name).chmod(0o755)
+
+    subprocess.run(["/bin/sh", "-c", FILES["overnight-install"]], env={"PATH": str(folder)}, check=True)
+
+    called = (tmp_path / "called").read_text().splitlines() if (tmp_path / "called").exists() else []
+    assert [line.split()[-len(installed) :] for line in called[1:]] == ([installed] if installed else [])
+    assert called[:1] == (["update"] if installed else [])

@@ -84,7 +84,7 @@ def test_it_follows_until_the_run_has_ended_and_shows_how_it_stands(
     )
 
     assert code == OVER
-    assert "best      1.700000 provisional: wider" in text
+    assert "best      experiment 1 (provisional): wider" in text
     assert "ended: the goal is reached" in text
 
 
@@ -142,7 +142,7 @@ def test_another_journal_in_its_place_is_seen_after_a_while(
 
     _, text = follow(tmp_path, replace, lambda: bus.publish_status("researcher", ENDED))
 
-    assert "baseline  1.610000 over 2 seeds" in text
+    assert "Nothing better than the start yet (0 tried)" in text
 
 
 def test_a_silent_researcher_and_a_journal_to_come_are_waited_for(bus: RedisClient, tmp_path: Path) -> None:
@@ -237,3 +237,15 @@ def test_without_a_run_on_this_machine_there_is_nothing_to_follow(
 
     with pytest.raises(ClientError, match="no run is going on"):
         follow(tmp_path)
+
+
+def test_a_run_that_has_ended_is_shown_once(story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("REDIS_URL", raising=False)
+    story.baseline(1.80, 1.82)
+    story.journal.end(story.run, "8 of 8 experiments are measured", story.tick())
+
+    code, text = follow(tmp_path)
+
+    assert code == OVER
+    assert "8 of 8 experiments are measured" in text
+    assert "Nothing better than the start was found" in text

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from redis.client import Pipeline
@@ -52,6 +54,22 @@ class Overtaken(Heartbeat):
 def vanish(bus: RedisClient, name: str) -> None:
     """As a killed trainer does when its time to live is over."""
     bus.connection.pexpire(worker_key(TRAINER, name), 0)
+
+
+def test_a_beat_replaces_the_heartbeat_file_and_one_that_cannot_be_written_stops_nothing(
+    bus: RedisClient, tmp_path: Path
+) -> None:
+    file = tmp_path / "heartbeat"
+    beating = Heartbeat(bus.connection, "trainer-a", file=file)
+
+    beating.beat(IDLE)
+    before = file.stat().st_ino
+    beating.beat(Status(StatusKind.HELD, "the disk is full"))
+    replace(beating, file=tmp_path / "none" / "heartbeat").beat(IDLE)
+
+    assert file.read_text() == "held: the disk is full"
+    assert file.stat().st_ino != before, "a reader never sees a part"
+    assert [path.name for path in tmp_path.iterdir()] == ["heartbeat"]
 
 
 def test_a_trainer_shows_its_profile_and_its_cap_with_every_heartbeat(bus: RedisClient) -> None:

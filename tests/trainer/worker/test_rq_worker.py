@@ -437,11 +437,11 @@ def test_second_worker_on_one_work_folder_is_refused(start: Callable[[], Trainer
 
 
 @contextmanager
-def a_worker(folder: Path, config: WorkerConfig) -> Iterator[OneQueueWorker]:
+def a_worker(folder: Path, config: WorkerConfig, file: Path | None = None) -> Iterator[OneQueueWorker]:
     """A worker in this process, on a server of its own whose password can be changed."""
     with open_server(folder) as server:
         connection = connect(server.url, password=server.password, patient=False)
-        yield OneQueueWorker(connection, Heartbeat(connection, "trainer-1"), config, single_host=True)
+        yield OneQueueWorker(connection, Heartbeat(connection, "trainer-1", file=file), config, single_host=True)
         connection.close()
 
 
@@ -505,6 +505,26 @@ def test_a_signal_to_the_whole_group_during_the_set_up_is_a_stop_and_no_refusal(
 
     assert trainer.returncode == 0, said
     assert "stopped before the first job" in said
+
+
+def test_a_worker_writes_its_heartbeat_file_while_a_job_runs_and_its_fork_does_not(
+    config: WorkerConfig, tmp_path: Path
+) -> None:
+    file = tmp_path / "heartbeat"
+    with a_worker(tmp_path / "redis", config, file) as worker:
+        worker.heartbeat()
+        idle = file.read_text()
+        worker._horse_pid = os.getpid()
+        worker.heartbeat()
+        busy = file.read_text()
+        file.unlink()
+        worker._is_horse = True
+        worker.heartbeat()
+        worker._is_horse = False
+        worker._horse_pid = 0
+
+    assert (idle, busy) == ("idle", "a job runs")
+    assert not file.exists()
 
 
 def test_housekeeping_of_one_trainer_forgets_another_that_was_killed(config: WorkerConfig, tmp_path: Path) -> None:
