@@ -18,6 +18,7 @@ from researcher.journal.database import WriterLock
 from researcher.repository.repository import EDITABLE, Workspace
 from services.adopt.own_data import OtherData, Plan, Repository, held_data, rows_text, sha256_of
 from services.adopt.static_values import Surroundings
+from services.adopt.subject_check import ShapeRefused
 from services.machine.data import prepare_data
 from services.machine.gpus import GpuFault, installed_gpus, visible_gpus
 from services.machine.state import RunConfig, State, StateError
@@ -100,6 +101,8 @@ def settle_data(state: State, choices: RunConfig, console: Console, unseen: Path
 
 
 def _files(repository: Path, script: str) -> dict[str, str]:
+    if (repository / FIXED).is_file() and not (repository / script).is_file():
+        raise ShapeRefused(f"{repository} has a {FIXED} and no {script}; name the script that trains: --train NAME")
     workspace = Workspace(repository, script=script)
     try:
         workspace.require_clean()

@@ -1055,6 +1055,29 @@ GUARDS = (
         "test_script_of_another_name_is_what_a_candidate_edits_and_what_trials_call_train_py",
     ),
     Guard(
+        "data on which a run may rest are not replaced in a container",
+        "services/trainer/prepare.py",
+        "    if held is not None:\n        raise OtherData(",
+        "    if False:\n        raise OtherData(",
+        "services/adopt/test_in_containers.py::"
+        "test_data_are_made_once_with_the_constants_and_other_settings_do_not_replace_them",
+    ),
+    Guard(
+        "a run in containers has the constants of the user's prepare.py",
+        "services/machine/state.py",
+        "constants=(before.constants if before else None) or self._adopted_constants(),",
+        "constants=before.constants if before else None,",
+        "services/adopt/test_in_containers.py::"
+        "test_data_are_made_once_with_the_constants_and_other_settings_do_not_replace_them",
+    ),
+    Guard(
+        "a prepare.py of Overnight itself is not run",
+        "services/trainer/prepare.py",
+        "if not fixed.is_file() or _OURS in read_text(fixed):",
+        "if not fixed.is_file():",
+        "services/adopt/test_in_containers.py::test_only_a_prepare_of_ones_own_is_run",
+    ),
+    Guard(
         "a function that reads files has no stand-in",
         "services/adopt/stand_in.py",
         "any(word in ast.unparse(defining[0]) for word in _READS)",

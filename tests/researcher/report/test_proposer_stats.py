@@ -299,7 +299,7 @@ def test_the_picture_of_the_summary_replaces_no_committed_one(tmp_path: Path) ->
     story.baseline(1.80, 1.82)
     console = Console(width=300, file=io.StringIO(), record=True)
 
-    summary(story.journal, PROFILE, tmp_path / "theirs", 3.0, console)
+    summary(story.journal, PROFILE, tmp_path / "theirs", console)
 
     story.journal.close()
     assert (tmp_path / "theirs" / "progress.png").read_text() == "of the user"

@@ -224,6 +224,26 @@ def test_uncommitted_changes_and_a_run_that_has_begun_are_refused_before_anythin
     assert own.asked == []
 
 
+def test_script_of_another_name_has_to_be_named_and_is_then_taken(own: Own) -> None:
+    (own.repository / "train.py").rename(own.repository / "train_gpt.py")
+    with git.Repo(own.repository) as repo:
+        repo.git.rm("--cached", "train.py")
+    own.commit()
+    options = Init(own.repository, "cpu", None, 500, ())
+    console = Console(file=own.said, width=200)
+
+    with pytest.raises(ShapeRefused, match=r"no train\.py; name the script that trains: --train NAME"):
+        adopt(own.state, options, lambda _: True, console)
+    named = dataclasses.replace(options, script="train_gpt.py")
+    assert adopt(own.state, named, lambda _: True, console) is not None
+    choices = own.state.choices()
+
+    assert choices is not None
+    assert choices.script == "train_gpt.py"
+    assert own.state.resolve(detect=lambda: "cpu") == choices
+    settle_data(own.state, choices, console)
+
+
 PROBES = """\
 import prepare, sys
 for name, attempt in {

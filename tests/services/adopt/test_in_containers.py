@@ -47,7 +47,7 @@ def test_only_a_prepare_of_ones_own_is_run(folder: Path, tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("cache", "expected"),
-    [("/home/a/.cache/autoresearch", "/home/a"), ("/home/a/.cache", "/home/a"), ("/srv/data", "/srv")],
+    [("/people/a/.cache/autoresearch", "/people/a"), ("/people/a/.cache", "/people/a"), ("/srv/data", "/srv")],
 )
 def test_home_of_a_cache_is_where_a_prepare_looks_for_it(cache: str, expected: str) -> None:
     assert home_of(Path(cache)) == Path(expected)
