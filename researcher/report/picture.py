@@ -194,7 +194,7 @@ def _failures(axes: Axes, report: RunReport) -> None:
 
 def _claims(axes: Axes, report: RunReport) -> None:
     """Draw each claim's own means beside the keeps' optimistic first scores, and each rollback with its reason."""
-    label: str | None = "mean of fresh seeds, ±2σ of the difference"
+    label: str | None = "mean of fresh seeds, ± the gain that was needed"
     for index, confirmation in enumerate(report.confirmations):
         if confirmation.decided_at is None or confirmation.verdict in (None, ConfirmationVerdict.HOLDS):
             continue
