@@ -102,7 +102,7 @@ def _run(settings: Settings, profile: Profile, switch: StopSwitch, back_off: Pau
     server = connect(settings.redis_url, password=settings.password(), tries=REDIS_TRIES)
     with (
         closing(Journal(settings.journal_dir)) as journal,
-        closing(open_subject(settings.subject_dir, journal, _user_repository(settings))) as workspace,
+        closing(_open_subject(settings, journal)) as workspace,
         closing(server),
     ):
         clock = RunClock(journal.newest_time())
@@ -118,8 +118,9 @@ def _run(settings: Settings, profile: Profile, switch: StopSwitch, back_off: Pau
             logger.info("the run has ended: %s", run_until_goal(run_context))
 
 
-def _user_repository(settings: Settings) -> UserRepository | None:
-    return None if settings.user_repository is None else UserRepository(settings.user_repository)
+def _open_subject(settings: Settings, journal: Journal) -> Workspace:
+    user = None if settings.user_repository is None else UserRepository(settings.user_repository)
+    return open_subject(settings.subject_dir, journal, user, settings.own_script)
 
 
 def _find_or_start_run(

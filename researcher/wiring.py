@@ -30,7 +30,8 @@ from researcher.queues.trials import TrialQueue
 from researcher.report.results_table import ResultsTable
 from researcher.report.stall_alarm import alarm
 from researcher.report.view import now
-from researcher.repository.repository import Workspace
+from researcher.repository.earlier_runs import RESULTS
+from researcher.repository.repository import Workspace, reports_folder
 from trainer.jobs import REQUESTS, Profile, RedisClient, unknown_jobs_text
 
 logger = logging.getLogger("researcher")
@@ -92,6 +93,7 @@ def build_run_context(opened: Opened, back_off: PauseBackoffs) -> RunContext:
     settings, journal, workspace = opened.settings, opened.journal, opened.workspace
     publisher = StatusPublisher(opened.bus, lambda: _stall_check(opened), workspace.inspect)
     ticker, table = Ticker(opened, publisher), ResultsTable(journal)
+    results = reports_folder(settings.subject_dir, settings.journal_dir) / RESULTS
     return RunContext(
         journal=journal,
         workspace=workspace,
@@ -102,7 +104,7 @@ def build_run_context(opened: Opened, back_off: PauseBackoffs) -> RunContext:
         crash_reset=settings.crash_reset,
         claim_hours=settings.claim_hours,
         goal=Goal(settings.experiments, settings.hours, settings.max_cost),
-        project=lambda: write_whole(settings.subject_dir / "results.tsv", table.text().encode()),
+        project=lambda: write_whole(results, table.text().encode()),
         tick=ticker.tick,
         rest=ticker.rest,
         publish_status=lambda words: publisher.publish_status(RESEARCHER, words),

@@ -278,6 +278,7 @@ def init(
     budget: Annotated[float | None, typer.Option(min=0.1, help="Seconds of training; else its TIME_BUDGET.")] = None,
     train_rows: Annotated[int | None, typer.Option(min=1, help="Most rows to train on; else 1 GiB of tokens.")] = None,
     read: Annotated[list[Path] | None, typer.Option(help="Another folder that its prepare.py may read.")] = None,
+    train: Annotated[str, typer.Option(metavar="NAME", help="The name of its train.py.")] = "train.py",
     state: StateOption = None,
 ) -> None:
     """Prepare a repository of your own for runs, without editing it: read it, and run its prepare.py once in the
@@ -285,7 +286,7 @@ def init(
     from services.adopt.adopt import Init, adopt  # noqa: PLC0415 - imports numpy
 
     wanted = profile or machine_profile(os.environ, console.print)
-    options = Init(subject, wanted, budget, train_rows, tuple(read or ()))
+    options = Init(subject, wanted, budget, train_rows, tuple(read or ()), train)
     if adopt(_state(state), options, lambda question: yes or typer.confirm(question), console) is None:
         _refuse("nothing was run or written; to continue, repeat the command and agree, or add --yes")
 

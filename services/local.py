@@ -91,7 +91,7 @@ def _set_up_and_run(state: State, options: RunOptions, console: Console) -> int:
     lock = _lock(state)
     try:
         warn_if_missing(settings.values, choices.profile, console)
-        settle_subject(state, state.user_repository(choices), profile)
+        settle_subject(state, state.user_repository(choices), profile, choices.script)
         require_gpu(profile, os.environ)
         settle_data(state, choices, console)
         server = start_server(state.redis, options.redis_url)
@@ -189,6 +189,7 @@ def _researcher(state: State, choices: RunConfig, settings: Mapping[str, str], s
         "DATA_DIR": str(state.data),
         "PROFILE": choices.profile,
         "BUDGET": str(choices.trial_profile().budget.amount),
+        "OWN_SCRIPT": choices.script,
         "OWN_CONSTANTS": "" if choices.constants is None else json.dumps(choices.constants),
     }
     if (password_file := server.password_file(acl.RESEARCHER.name)) is not None:

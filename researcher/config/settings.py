@@ -95,6 +95,8 @@ class Settings(BaseSettings):
     """Folder of the prepared text."""
     own_constants: Annotated[dict[str, int] | None, _RESEARCHER, Source.STARTER] = None
     """Constants of an adopted repository's prepare.py, as JSON."""
+    own_script: Annotated[str, _RESEARCHER, Source.STARTER] = "train.py"
+    """Name of an adopted repository's train.py."""
 
     subject_dir: Annotated[Path, FolderForm, _RESEARCHER | _SERVICES | _COMPOSE]
     """Folder of your own git repository with train.py and prepare.py: /..., ./..., ../... or ~/... Default: the

@@ -2,6 +2,7 @@
 
 A candidate is refused only if it fails and the incumbent passes. If the worker does not answer, or the answer is in
 doubt, the candidate goes on and its trial decides. A missing worker is reported once at the beginning of each absence.
+While the incumbent's own dry run is unknown, none is requested.
 """
 
 from __future__ import annotations
@@ -58,19 +59,40 @@ class DryRuns:
         self._clock = clock
         self._silent_until = 0.0
         self._away: str | None = None
+        self._off_for: str | None = None
+        self._said_off = False
 
     def reject_failing(self, source: str, incumbent: str, tick: Callable[[], None]) -> None:
         """Dry-run the `source`, and raise Rejected if it fails and the source `incumbent` passes.
 
-        Waits for the results.
+        Waits for the results. If the incumbent's own result is unknown, no dry run says anything about its candidates,
+        and none is asked for until there is another incumbent.
         """
+        if incumbent == self._off_for:
+            return
         found = self._ask(source, tick)
-        if found is None or found.verdict is not DryRunVerdict.FAILS:
+        if found is None or found.verdict is DryRunVerdict.PASSES:
             return
         own = self._ask(incumbent, tick)
-        if own is not None and own.verdict is DryRunVerdict.PASSES:
+        if own is None:
+            return
+        self._switch(incumbent, own)
+        if found.verdict is DryRunVerdict.FAILS and own.verdict is DryRunVerdict.PASSES:
             where = "" if found.line is None else f" in line {found.line}"
             raise Rejected(f"train.py would fail before its first step is done{where}: {found.reason}")
+
+    def _switch(self, incumbent: str, own: DryRunResult) -> None:
+        """Switch dry runs off for an incumbent whose own is unknown, else on. The first time is logged."""
+        if own.verdict is not DryRunVerdict.UNKNOWN:
+            if self._off_for is not None:
+                self._off_for = None
+                self._publish_status("")
+            return
+        self._off_for = incumbent
+        self._publish_status(f"off: the one of the incumbent is unknown ({own.reason})")
+        if not self._said_off:
+            logger.warning("dry runs are off: the one of the incumbent is unknown (%s)", own.reason)
+        self._said_off = True
 
     def _ask(self, source: str, tick: Callable[[], None]) -> DryRunResult | None:
         """Return the result of a dry run, or None if the worker does not answer, which is reported."""

@@ -25,7 +25,7 @@ _SHA_BYTES = 20
 
 @dataclass(frozen=True)
 class Planned:
-    """A commit of `source` as train.py on `parent`, dated `at` in seconds since the epoch.
+    """A commit of `source` as the edited script on `parent`, dated `at` in seconds since the epoch.
 
     `ref` keeps the commit reachable.
     """
@@ -55,11 +55,14 @@ def planned(history: JournalReader, run: Run, experiment: Experiment) -> Planned
     )
 
 
-def make_commit(repository: git.Repo, plan: Planned, expected: str | None = None) -> str:
-    """Store the commit, point its ref at it, and return its sha. Raises SubjectDamaged if the sha is not `expected`."""
+def make_commit(repository: git.Repo, plan: Planned, expected: str | None = None, *, script: str = EDITABLE) -> str:
+    """Store the commit, point its ref at it, and return its sha. `script` is the name of the edited file.
+
+    Raises SubjectDamaged if the sha is not `expected`.
+    """
     parent = repository.commit(plan.parent)
     blob = _store(repository, "blob", plan.source.encode())
-    tree = _store(repository, "tree", _replaced(parent.tree.data_stream.read(), EDITABLE.encode(), blob))
+    tree = _store(repository, "tree", _replaced(parent.tree.data_stream.read(), script.encode(), blob))
     author = f"{IDENTITY.name} <{IDENTITY.email}> {int(plan.at)} +0000"
     head = f"tree {tree.hex()}\nparent {parent.hexsha}\nauthor {author}\ncommitter {author}\n\n"
     commit = repository.commit(_store(repository, "commit", (head + plan.message).encode()).hex())

@@ -17,7 +17,7 @@ from researcher.errors import SubjectError
 from researcher.files import sync, sync_tree
 from researcher.journal.reader import JournalReader
 from researcher.journal.records import ConfirmationVerdict, Run
-from researcher.repository.commits import candidate_ref, planned
+from researcher.repository.commits import EDITABLE, candidate_ref, planned
 from researcher.repository.earlier_runs import COPY, first_commit
 from researcher.repository.git_command import (
     GitFailed,
@@ -34,8 +34,12 @@ from researcher.repository.repository import MENDING, Workspace
 logger = logging.getLogger(__name__)
 
 
-def open_subject(path: Path, history: JournalReader, user: UserRepository | None = None) -> Workspace:
+def open_subject(
+    path: Path, history: JournalReader, user: UserRepository | None = None, script: str = EDITABLE
+) -> Workspace:
     """Open the run's repository, and create it if it is missing. Raises SubjectError if that is impossible.
+
+    `script` is the user's name of train.py.
 
     Before a run has begun, the repository shows the commit with which it begins: that of the user's repository, if
     there is one.
@@ -44,12 +48,12 @@ def open_subject(path: Path, history: JournalReader, user: UserRepository | None
     if run is None:
         if user is not None:
             _take_head(path, user)
-        return Workspace(path, user=user)
+        return Workspace(path, user=user, script=script)
     try:
-        return Workspace(path, run.base_commit, user)
+        return Workspace(path, run.base_commit, user, script)
     except SubjectError as error:
         repair(path, history, str(error), user)
-    return Workspace(path, run.base_commit, user)
+    return Workspace(path, run.base_commit, user, script)
 
 
 def _take_head(path: Path, user: UserRepository) -> None:

@@ -45,11 +45,9 @@ logger = logging.getLogger(__name__)
 __all__ = ["EDITABLE", "PROGRAM", "GitState", "Workspace", "create_repository", "needs_repository"]
 
 PROGRAM = "program.md"
-NEEDED = (EDITABLE, "prepare.py")
-LEFT_BY_KILLS = tuple(f".{name}.partial" for name in ("results.tsv", "progress.png", EDITABLE))
+FIXED = "prepare.py"
 MENDING, BROKEN = ".git.mending", ".git.broken-*"  # a repository under repair, and a damaged one kept aside
 REPORTS = (RESULTS, "progress.png")
-NOT_OF_THE_SUBJECT = (*REPORTS, *LEFT_BY_KILLS, MENDING, BROKEN, EDITED, SUBJECT_LOCK)
 _PARTIAL = ".overnight-partial"
 _LINKS_LIMIT = 40  # as the kernel's
 
@@ -57,8 +55,10 @@ _LINKS_LIMIT = 40  # as the kernel's
 class Workspace:
     """An open repository. Call `close` at the end, because each open one runs two git processes."""
 
-    def __init__(self, path: Path, base: str = "HEAD", user: UserRepository | None = None) -> None:
-        """Open the repository. `user` is the repository to push to, if any.
+    def __init__(
+        self, path: Path, base: str = "HEAD", user: UserRepository | None = None, script: str = EDITABLE
+    ) -> None:
+        """Open the repository. `user` is the repository to push to, if any, and `script` its name for train.py.
 
         Raises SubjectError if `path` is no git repository, or if its commit `base` lacks the files that a subject
         needs.
@@ -69,18 +69,19 @@ class Workspace:
             checked_out(path)
         self.user = user
         self.lost_time = ""  # describes what a journal that was restored from a backup does not know
-        self._tree = WorkTree(self.repository, path)
+        self.script = script
+        self._tree = WorkTree(self.repository, path, script)
         self._to_push: Pushed | None = None
         self._program: str | None = None
         self._program_fault = ""
         self._base = base
         self._recorded: str | None = None
-        for name in NEEDED:
+        for name in (script, FIXED):
             if not git_succeeds(path, "cat-file", "-e", f"{base}:{name}"):
-                raise SubjectError(f"{path} has no {name} in its last commit; a subject needs {' and '.join(NEEDED)}")
-        if self.repository.commit(base).tree[EDITABLE].mode == git.Blob.link_mode:
+                raise SubjectError(f"{path} has no {name} in its last commit; a subject needs {script} and {FIXED}")
+        if self.repository.commit(base).tree[script].mode == git.Blob.link_mode:
             raise SubjectError(
-                f"{EDITABLE} in the last commit of {path} is a symbolic link; commit the file itself in its place"
+                f"{script} in the last commit of {path} is a symbolic link; commit the file itself in its place"
             )
 
     def close(self) -> None:
@@ -108,7 +109,10 @@ class Workspace:
         return own if self.user is None else own | self.user.branches()
 
     def files(self, commit: str) -> dict[str, str]:
-        """Return the Python files of a commit by path, for a trial. Raises SubjectError if a file is not UTF-8."""
+        """Return the Python files of a commit by path, for a trial; the edited script is `train.py` there.
+
+        Raises SubjectError if a file is not UTF-8.
+        """
         found: dict[str, str] = {}
         with self.damage_reported():
             blobs = [item for item in self.repository.commit(commit).tree.traverse() if isinstance(item, git.Blob)]
@@ -119,6 +123,7 @@ class Workspace:
                 found[name] = content.decode("utf-8")
             except UnicodeDecodeError as error:
                 raise SubjectError(f"{name} in {self.path} is not UTF-8 ({error}); convert it") from error
+        found[EDITABLE] = found.pop(self.script)
         return found
 
     def _followed(self, name: str, files: Mapping[str, git.Blob]) -> bytes:
@@ -140,8 +145,8 @@ class Workspace:
         room = SOURCE_LIMIT_BYTES - TRAIN_LIMIT_BYTES
         if sizes[EDITABLE] > TRAIN_LIMIT_BYTES or besides > room:
             raise SubjectError(
-                f"{self.path} has {sizes[EDITABLE]} bytes of {EDITABLE} and {besides} bytes of other Python files; "
-                f"a trial carries at most {TRAIN_LIMIT_BYTES} and {room}: keep only what {EDITABLE} needs"
+                f"{self.path} has {sizes[EDITABLE]} bytes of {self.script} and {besides} bytes of other Python files; "
+                f"a trial carries at most {TRAIN_LIMIT_BYTES} and {room}: keep only what {self.script} needs"
             )
 
     def program(self) -> str:
@@ -189,7 +194,7 @@ class Workspace:
         with self.damage_reported():
             remove_locks(Path(self.repository.git_dir))
             halves = Path(self.repository.odb.root_path()).glob("obj?*")
-            for half in (*halves, *(self.path / name for name in LEFT_BY_KILLS)):
+            for half in (*halves, *(self.path / name for name in self._left_by_kills)):
                 half.unlink(missing_ok=True)
             self._exclude_what_is_ours()
             self._tree.restore(state)
@@ -197,7 +202,7 @@ class Workspace:
     def commit_candidate(self, branch: str, plan: Planned) -> str:
         """Commit a candidate and show it on the branch. The same plan gives the same sha."""
         with self.damage_reported():
-            commit = make_commit(self.repository, plan)
+            commit = make_commit(self.repository, plan, script=self.script)
             self._tree.show(GitState(branch, commit))
         return commit
 
@@ -248,13 +253,13 @@ class Workspace:
     def commit_again(self, plan: Planned, commit: str | None) -> None:
         """Recreate a candidate's lost commit without showing it. Raises SubjectDamaged if the new sha differs."""
         with self.damage_reported():
-            make_commit(self.repository, plan, commit)
+            make_commit(self.repository, plan, commit, script=self.script)
 
     def reopen(self) -> None:
         """Open the repository again after a repair."""
         self.repository.close()
         self.repository = _open(self.path)
-        self._tree = WorkTree(self.repository, self.path)
+        self._tree = WorkTree(self.repository, self.path, self.script)
         self._recorded = None
 
     def tag_confirmed(self, run: str, number: int, commit: str) -> None:
@@ -298,11 +303,17 @@ class Workspace:
             with self.damage_reported():
                 self.user.push(self._to_push)
 
+    @property
+    def _left_by_kills(self) -> tuple[str, ...]:
+        return tuple(f".{name}.partial" for name in (*REPORTS, self.script))
+
     def _exclude_what_is_ours(self) -> None:
         exclude = Path(self.repository.common_dir) / "info" / "exclude"
         exclude.parent.mkdir(parents=True, exist_ok=True)
         lines = exclude.read_bytes().splitlines() if exclude.exists() else []  # users write there, in any encoding
-        missing = [name.encode() for name in NOT_OF_THE_SUBJECT if name.encode() not in lines]
+        edited = EDITED.format(script=self.script)
+        ours = (*REPORTS, *self._left_by_kills, MENDING, BROKEN, edited, SUBJECT_LOCK)
+        missing = [name.encode() for name in ours if name.encode() not in lines]
         if missing:
             write_whole(exclude, b"\n".join([*lines, *missing]) + b"\n")
 
@@ -321,6 +332,12 @@ def _open(path: Path) -> git.Repo:
         )
     repository.git.update_environment(**git_environment(path))
     return repository
+
+
+def reports_folder(subject: Path, journal: Path) -> Path:
+    """Return the folder of results.tsv and progress.png: the run's repository, or the journal's folder if the user has
+    committed files of these names."""
+    return journal if git_output(subject, "ls-files", "--", *REPORTS) else subject
 
 
 def needs_repository(path: Path) -> bool:

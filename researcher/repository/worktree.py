@@ -15,13 +15,12 @@ import git
 
 from researcher.errors import SubjectDamaged
 from researcher.files import write_whole
-from researcher.repository.commits import EDITABLE
 from researcher.repository.git_command import git_succeeds
 from researcher.repository.publishing import HEADS
 
 logger = logging.getLogger(__name__)
 
-EDITED = f"{EDITABLE}.edited-*"
+EDITED = "{script}.edited-*"
 
 
 @dataclass(frozen=True)
@@ -33,11 +32,12 @@ class GitState:
 
 
 class WorkTree:
-    """The work tree of one repository."""
+    """The work tree of one repository. `script` is the name of the edited file."""
 
-    def __init__(self, repository: git.Repo, path: Path) -> None:
+    def __init__(self, repository: git.Repo, path: Path, script: str) -> None:
         self._git = repository
         self._path = path
+        self._script = script
         self._shown: GitState | None = None
 
     @property
@@ -56,12 +56,12 @@ class WorkTree:
             self._git.git.checkout_index("--", *missing)
 
     def show(self, state: GitState) -> None:
-        """Write train.py atomically, then move branch and index in one git process that changes no file."""
+        """Write the script atomically, then move branch and index in one git process that changes no file."""
         self._shown = state
         if (Path(self._git.git_dir) / "HEAD").read_text(encoding="utf-8").strip() != f"ref: {HEADS}{state.branch}":
             self._git.git.symbolic_ref("HEAD", HEADS + state.branch)
-        blob = self._git.commit(state.commit).tree[EDITABLE]
-        path, content = self._path / EDITABLE, blob.data_stream.read()
+        blob = self._git.commit(state.commit).tree[self._script]
+        path, content = self._path / self._script, blob.data_stream.read()
         if not path.exists() or path.read_bytes() != content:
             self._keep_edit(path)
             write_whole(path, content)
@@ -70,12 +70,13 @@ class WorkTree:
             self._git.git.reset("-q", state.commit)
 
     def _keep_edit(self, path: Path) -> None:
-        """Keep a train.py that is in no commit under another name, because a user may have edited it."""
+        """Keep a script that is in no commit under another name, because a user may have edited it."""
         content = path.read_bytes() if path.exists() else None
-        shown = self._head().tree[EDITABLE].data_stream.read()
+        shown = self._head().tree[self._script].data_stream.read()
         if content is None or content == shown or git_succeeds(self._path, "cat-file", "-e", _blob_name(content)):
             return
-        names = (path.with_name(EDITED.replace("*", str(number))) for number in itertools.count(1))
+        edited = EDITED.format(script=self._script)
+        names = (path.with_name(edited.replace("*", str(number))) for number in itertools.count(1))
         kept = path.rename(next(name for name in names if not name.exists()))
         logger.warning(
             "%s was edited, and is rewritten, since the folder is Overnight's own; the edit is kept as %s. "

@@ -1,5 +1,7 @@
 """`overnight init`: take a user's own repository as the subject, unedited.
 
-`adopt` does it, `subject_check` tests whether the scripts have the known shape, and `static_values` reads constants
-without running a script.
+`adopt` does it, with `own_data`, which plans and makes the data and also works in a container. `subject_check` tests
+whether the scripts have the known shape. Nothing of them is run for that: `static_values` reads constants, `conditions`
+under which each part runs, `packages` the imports, `hub_cache` what is loaded from a hub. `stand_in` writes the
+prepare.py that trials get.
 """

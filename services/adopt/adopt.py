@@ -7,50 +7,37 @@ consent, and nothing is ever written to the repository.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
-from importlib import resources
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from researcher.journal.database import WriterLock
-from researcher.repository.repository import Workspace
-from researcher.source.knobs import set_knobs
+from researcher.repository.repository import EDITABLE, Workspace
+from services.adopt.own_data import OtherData, Plan, Repository, held_data, rows_text, sha256_of
 from services.adopt.static_values import Surroundings
-from services.adopt.subject_check import NEEDED, Shape, ShapeRefused, inspect
 from services.machine.data import prepare_data
+from services.machine.gpus import GpuFault, installed_gpus, visible_gpus
 from services.machine.state import RunConfig, State, StateError
 from services.machine.subject import FIXED
-from trainer.data import MANIFEST, Manifest, NotPrepared, upgrade, verify
-from trainer.data.adopted import TEXT, Adoption, write_adopted
-from trainer.data.foreign_prepare import DumpFault, Wanted, dump
-from trainer.data.manifest import STAND_IN
+from trainer.data import Manifest, NotPrepared, upgrade, verify
+from trainer.data.foreign_prepare import Wanted
 from trainer.jobs import Profile, profile_named
-
-MOST_BYTES = 2**30
-NO_TEXT = """
-
-def _not_in_a_trial(self):
-    raise RuntimeError("Tokenizer.encode and decode are not there in a trial: it has tokens, and no tokenizer")
-
-
-Tokenizer._loaded = _not_in_a_trial
-"""
 
 
 @dataclass(frozen=True)
 class Init:
-    """The options of the user; `readable` are folders that prepare.py may read beside those that its constants name."""
+    """The options of the user. `readable` are folders that prepare.py may read beside those that its constants name,
+    `script` is the name of train.py in the repository."""
 
     repository: Path
     profile: str
     budget: float | None
     train_rows: int | None
     readable: tuple[Path, ...]
+    script: str = EDITABLE
 
 
 def adopt(state: State, options: Init, agreed: Callable[[str], bool], console: Console) -> Manifest | None:
@@ -58,43 +45,34 @@ def adopt(state: State, options: Init, agreed: Callable[[str], bool], console: C
     sentence."""
     if state.has_begun:
         raise StateError(f"a run has begun in {state.root}", "name another --state for `overnight init`")
-    repository = options.repository.resolve()
-    files = _files(repository)
-    around = Surroundings(repository / FIXED, Path.home(), os.environ)
-    shape = inspect(files, around)
-    for line in shape.found:
+    folder = options.repository.resolve()
+    repository = Repository(_files(folder, options.script), folder, options.script, options.readable)
+    profile = profile_named(options.profile)
+    plan = Plan.read(repository, profile, _surroundings(folder, profile), options.train_rows)
+    for line in plan.found:
         console.print(f"  {line}", soft_wrap=True)
-    context, seconds = int(shape.constants[NEEDED[0]]), float(shape.constants[NEEDED[1]])
-    constants = {"MAX_SEQ_LEN": context, "TIME_BUDGET": max(1, round(seconds))}
-    profile = profile_named(options.profile).adopted(constants)
-    wanted = Wanted(
-        repository=repository,
-        prepare=files[FIXED],
-        readable=(*shape.folders, *(path.resolve() for path in options.readable)),
-        context=context,
-        val_rows=profile.budget.eval_rows + profile.budget.heldout_rows,
-        train_rows=options.train_rows or MOST_BYTES // (2 * (context + 1)),
-    )
-    choices = RunConfig(options.profile, options.budget or seconds, str(repository), None)
+    budget = options.budget or plan.seconds
+    choices = RunConfig(options.profile, budget, str(folder), None, script=options.script)
     held = _held(state)
-    if held is not None and held.source == _source(wanted) and held.pinned == _sha256(files[FIXED]):
-        choices = _with(choices, constants, held.vocab_size)
-        if held.sha256[STAND_IN] == _sha256(stand_in(shape, choices.constants or {})):
-            state.write(choices)
-            console.print("nothing to do: its data are here and intact")
-            return held
-    if not agreed(_question(wanted)):
+    if held is not None and plan.made(held):
+        state.write(replace(choices, constants=plan.with_vocabulary(held.vocab_size)))
+        console.print("nothing to do: its data are here and intact")
+        return held
+    if not agreed(_question(plan.wanted)):
         return None
-    return _take_over(state, shape, wanted, profile, choices, constants, console)
+    return _take_over(state, plan, choices, console)
 
 
-def stand_in(shape: Shape, constants: dict[str, int]) -> str:
-    """Return the trainer's own prepare.py with the repository's constants, for the training process."""
-    ours = resources.files("trainer").joinpath("subject", FIXED).read_text(encoding="utf-8")
-    theirs = {name: value for name, value in shape.constants.items() if name not in constants}
-    lines = [f"{name} = {value!r}" for name, value in theirs.items()]
-    appended = "\n".join(["", "# the constants of the prepare.py that this stands in for", *lines])
-    return set_knobs(ours, constants) + appended + NO_TEXT
+def _surroundings(repository: Path, profile: Profile) -> Surroundings:
+    """Return what a script's text is read with. The driver may be silent where the profile was chosen by name."""
+    capability = None
+    if profile.device != "cpu":
+        try:
+            there = visible_gpus(installed_gpus(), os.environ)
+        except GpuFault:
+            there = []
+        capability = next((each.capability for each in there), None)
+    return Surroundings(repository / FIXED, Path.home(), os.environ, profile.device != "cpu", capability)
 
 
 def settle_data(state: State, choices: RunConfig, console: Console, unseen: Path | None = None) -> Manifest:
@@ -107,7 +85,8 @@ def settle_data(state: State, choices: RunConfig, console: Console, unseen: Path
             f"the data of {choices.subject} came as tokens, and nothing here can encode a private text",
             "leave --unseen out",
         )
-    retry = f"overnight init --subject {choices.subject} --state {state.root}"
+    named = "" if choices.script == EDITABLE else f" --train {choices.script}"
+    retry = f"overnight init --subject {choices.subject}{named} --state {state.root}"
     try:
         upgrade(state.data)
         manifest = verify(state.data)
@@ -115,13 +94,13 @@ def settle_data(state: State, choices: RunConfig, console: Console, unseen: Path
         raise StateError(
             f"the data of {choices.subject} are damaged", f"restore them or start again: {retry}"
         ) from damage
-    if not state.has_begun and _sha256(_files(Path(choices.subject))[FIXED]) != manifest.pinned:
+    if not state.has_begun and sha256_of(_files(Path(choices.subject), choices.script)[FIXED]) != manifest.pinned:
         raise StateError(f"{FIXED} of {choices.subject} is not the one that gave the data", f"take it again: {retry}")
     return manifest
 
 
-def _files(repository: Path) -> dict[str, str]:
-    workspace = Workspace(repository)
+def _files(repository: Path, script: str) -> dict[str, str]:
+    workspace = Workspace(repository, script=script)
     try:
         workspace.require_clean()
         workspace.require_portable(workspace.head())
@@ -133,17 +112,10 @@ def _files(repository: Path) -> dict[str, str]:
 def _held(state: State) -> Manifest | None:
     """Return the data of an earlier init, None if there are none or they are damaged. Raises StateError for other
     data."""
-    if not (state.data / MANIFEST).exists():
-        return None
     try:
-        manifest = verify(state.data)
-    except NotPrepared:
-        return None
-    if manifest.text != TEXT:
-        raise StateError(
-            f"{state.data} holds other data ({manifest.text})", "name another --state for `overnight init`"
-        )
-    return manifest
+        return held_data(state.data)
+    except OtherData as error:
+        raise StateError(str(error), "name another --state for `overnight init`") from error
 
 
 def _question(wanted: Wanted) -> str:
@@ -154,58 +126,17 @@ def _question(wanted: Wanted) -> str:
     )
 
 
-def _take_over(
-    state: State,
-    shape: Shape,
-    wanted: Wanted,
-    profile: Profile,
-    choices: RunConfig,
-    constants: dict[str, int],
-    console: Console,
-) -> Manifest:
+def _take_over(state: State, plan: Plan, choices: RunConfig, console: Console) -> Manifest:
     state.make()
     lock = WriterLock(state.root)
     lock.sign(os.getpid())
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     try:
-        with Progress(*columns, console=console) as bars:
-            task = bars.add_task("rows to train on, at most", total=wanted.train_rows)
-            scratch = state.data / "private" / "work"
-            dumped = dump(wanted, scratch, lambda rows: bars.update(task, completed=rows))
-        choices = _with(choices, constants, dumped.vocab_size)
-        assert choices.constants is not None
-        (state.data / MANIFEST).unlink(missing_ok=True)
-        state.write(choices)
-        adoption = Adoption(
-            profile=profile.name,
-            source=_source(wanted),
-            pinned=_sha256(wanted.prepare),
-            stand_in=stand_in(shape, choices.constants),
-            context=wanted.context,
-            val=profile.budget.eval_rows,
-            heldout=profile.budget.heldout_rows,
+        manifest = plan.make(
+            state.data,
+            console,
+            lambda vocab_size: state.write(replace(choices, constants=plan.with_vocabulary(vocab_size))),
         )
-        manifest = write_adopted(state.data, dumped, adoption)
-    except DumpFault as fault:
-        raise ShapeRefused(str(fault)) from fault
     finally:
         lock.release()
-    rows = manifest.rows
-    console.print(
-        f"{rows['train']} rows to train on, {rows['val']} to score on, {rows['heldout']} held out; "
-        f"{manifest.left_out['val']} left out that stand in others. Next: overnight run --state {state.root}",
-        soft_wrap=True,
-    )
+    console.print(f"{rows_text(manifest)}. Next: overnight run --state {state.root}", soft_wrap=True)
     return manifest
-
-
-def _with(choices: RunConfig, constants: dict[str, int], vocab_size: int) -> RunConfig:
-    return RunConfig(choices.profile, choices.budget, choices.subject, None, constants | {"VOCAB_SIZE": vocab_size})
-
-
-def _source(wanted: Wanted) -> str:
-    return f"{wanted.repository}, at most {wanted.train_rows} rows to train on and {wanted.val_rows} to score on"
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,7 +1,7 @@
 """The plain values of the names at a prepare.py's module level, read from its text; nothing is run.
 
-It knows numbers, texts, paths, and the few calls that build paths. It leaves out a value that the text alone does not
-determine, and a name that is assigned inside a branch.
+It knows numbers, texts, paths, variables of the environment, and the few calls that build paths. It leaves out a value
+that the text alone does not determine, and a name that is assigned inside a branch.
 """
 
 from __future__ import annotations
@@ -14,16 +14,22 @@ from pathlib import Path
 from researcher.source.syntax import worked_out
 
 Value = int | float | str | Path
+_READERS = ("os.environ.get", "os.getenv")
 _LONGEST = 4096  # characters of a joined text
 
 
 @dataclass(frozen=True)
 class Surroundings:
-    """The inputs of a value beside the text: the path of the file, the home folder, the environment."""
+    """The inputs of a value beside the text: the path of the file, the home folder, the environment.
+
+    `gpu` tells whether trials have a GPU, and `capability` its compute capability, if the driver says it.
+    """
 
     file: Path
     home: Path
     environment: Mapping[str, str]
+    gpu: bool = False
+    capability: tuple[int, int] | None = None
 
 
 def read_constants(tree: ast.Module, around: Surroundings) -> dict[str, Value]:
@@ -72,6 +78,12 @@ class _Reader:
             ):
                 path = self.value(of)
                 found = self._of_home(str(path)) if isinstance(path, Path) else None
+            case ast.Subscript(value=of, slice=ast.Constant(value=str() as name)) if ast.unparse(of) == "os.environ":
+                found = self.around.environment.get(name)
+            case ast.BoolOp(op=ast.Or(), values=[ast.Call(func=func) as first, second]) if (
+                ast.unparse(func) in _READERS
+            ):
+                found = self.value(first) or self.value(second)
             case ast.Call(func=func, args=args, keywords=[]):
                 found = self._called(ast.unparse(func).removeprefix("pathlib."), [self.value(arg) for arg in args])
         return found
@@ -83,27 +95,48 @@ class _Reader:
     def _called(self, name: str, values: list[Value | None]) -> Value | None:
         texts = [str(value) for value in values if isinstance(value, str | Path)]
         found: Value | None = None
-        match name:
-            case "Path.home" if not values:
+        match name, values:
+            case "Path.home", []:
                 found = self.around.home
-            case "os.environ.get" | "os.getenv" if texts:
-                found = self.around.environment.get(texts[0], (*texts, None)[1])
+            case "os.environ.get" | "os.getenv", [str() as variable, *default]:
+                found = self.around.environment.get(variable, (*default, None)[0])
+            case "int" | "float" as kind, [int() | float() | str() as value]:
+                found = _number(kind, value)
             case _ if not texts or len(texts) < len(values):
                 pass
-            case "Path":
+            case "Path", _:
                 found = Path(*texts)
-            case "os.path.join":
+            case "os.path.join", _:
                 found = str(Path(*texts))
-            case "os.path.expanduser":
+            case "os.path.expanduser", _:
                 found = str(self._of_home(texts[0]))
-            case "os.path.abspath" | "os.path.realpath" | "str":
+            case "os.path.abspath" | "os.path.realpath" | "str", _:
                 found = texts[0]
-            case "os.path.dirname":
+            case "os.path.dirname", _:
                 found = str(Path(texts[0]).parent)
         return found
 
     def _of_home(self, text: str) -> Path:
         return self.around.home / text[2:] if text.startswith("~/") else self.around.home if text == "~" else Path(text)
+
+
+def variables_read(tree: ast.Module) -> set[str]:
+    """Return the names of the environment's variables that a script names where it reads them."""
+    found = set()
+    for node in ast.walk(tree):
+        match node:
+            case ast.Subscript(value=of, slice=ast.Constant(value=str() as name)):
+                found |= {name} if ast.unparse(of) == "os.environ" else set()
+            case ast.Call(func=func, args=[ast.Constant(value=str() as name), *_]):
+                found |= {name} if ast.unparse(func) in _READERS else set()
+    return found
+
+
+def _number(kind: str, value: float | str) -> int | float | None:
+    try:
+        return int(value) if kind == "int" else float(value)
+    except (ValueError, OverflowError):
+        return None
 
 
 def _combined(left: Value | None, op: ast.operator, right: Value | None) -> Value | None:

@@ -1,30 +1,31 @@
 """Tests whether a trial can run this repository unedited, by reading it; nothing is run, nothing written.
 
-A script that `inspect` accepts takes from prepare.py only names that a stand-in has. ShapeRefused is one sentence with
-the next step. Not covered: whether the script trains well, or at all.
+A script that `inspect` accepts takes from prepare.py only names that a stand-in has. ShapeRefused names every reason
+with its next step, those first that no step on this machine removes. Not covered: whether the script trains well, or
+at all.
 """
 
 from __future__ import annotations
 
 import ast
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 from researcher.errors import EditError
 from researcher.source.knobs import range_faults, read_knobs
-from researcher.source.syntax import parse, stored_outside_functions
-from services.adopt.static_values import Surroundings, Value, read_constants
+from researcher.source.syntax import parse
+from services.adopt import packages
+from services.adopt.conditions import placed
+from services.adopt.hub_cache import HANDED_OVER, Cache, HubUse, Load, hub_use, loads
+from services.adopt.packages import Placed
+from services.adopt.stand_in import DEVICE, FUNCTIONS, IGNORED, LOADER, TAKEN, Helpers, loader_parameters, take_over
+from services.adopt.static_values import Surroundings, Value, read_constants, variables_read
 
-FUNCTIONS = ("Tokenizer", "make_dataloader", "evaluate_bpb", "get_token_bytes")
 NEEDED = ("MAX_SEQ_LEN", "TIME_BUDGET")
-TAKEN = ("CUDA", "DATA", "DEVICE", "EVAL_ROWS", "UNCOUNTED_STEPS")  # names of the stand-in's own
 IMPOSED = "SEED"
-_LOADER = ("tokenizer", "B", "T", "split")
 _SEEDS = {"seed", "manual_seed", "manual_seed_all"}
-_FETCHES = "kernels"  # the only use of this package is to download code
+_SECRET = ("TOKEN", "KEY", "SECRET", "PASSW", "CREDENTIAL")
 
 
 class ShapeRefused(Exception):
@@ -33,96 +34,184 @@ class ShapeRefused(Exception):
 
 @dataclass(frozen=True)
 class Shape:
-    """`constants` are prepare.py's plain numbers and texts, `folders` the folders that its paths name, `found` the
-    lines for the user."""
+    """What adoption takes from a repository.
+
+    `constants` are prepare.py's plain numbers and texts, `helpers` its functions that a stand-in takes over,
+    `parameters` those of its make_dataloader. `folders` are those that its paths name, `variables` the variables of the
+    environment that it reads. `hub` is what trials need from the cache of a hub. `found` are the lines for the user.
+    """
 
     constants: dict[str, int | float | str]
     folders: tuple[Path, ...]
     found: tuple[str, ...]
+    helpers: Helpers
+    parameters: tuple[str, ...]
+    variables: dict[str, str]
+    hub: HubUse
 
 
-def inspect(files: dict[str, str], around: Surroundings) -> Shape:
-    """Read train.py and prepare.py of a commit. Raises ShapeRefused."""
+@dataclass(frozen=True)
+class _Script:
+    """The user's train.py: its name, its text and tree, every node with its conditions, and the names of prepare.py
+    that it uses."""
+
+    name: str
+    source: str
+    tree: ast.Module
+    nodes: Placed
+    names: Mapping[str, str]
+    used: frozenset[str]
+
+    @classmethod
+    def read(cls, name: str, source: str, tree: ast.Module) -> _Script:
+        names, modules = _from_prepare(tree)
+        attributes = {
+            node.attr
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules
+        }
+        return cls(name, source, tree, placed(tree), names, frozenset({*names.values(), *attributes}))
+
+    def calls(self, name: str) -> list[ast.Call]:
+        """Return the calls of a function of prepare.py."""
+        return [node for node in ast.walk(self.tree) if isinstance(node, ast.Call) and _calls(node, name, self.names)]
+
+
+def inspect(files: dict[str, str], around: Surroundings, name: str = "train.py") -> Shape:
+    """Read train.py, which the user calls `name`, and prepare.py of a commit. Raises ShapeRefused."""
     try:
-        train, prepare = (parse(files[name], name) for name in ("train.py", "prepare.py"))
+        train, prepare = parse(files["train.py"], name), parse(files["prepare.py"], "prepare.py")
     except EditError as error:
         raise ShapeRefused(f"{error}; fix it and commit") from error
     values = read_constants(prepare, around)
     constants = {name: value for name, value in values.items() if name.isupper() and not isinstance(value, Path)}
-    _require_packages(train, prepare, files)
-    _require_prepare(prepare, constants)
-    used = _require_train(train, constants)
+    script = _Script.read(name, files["train.py"], train)
+    helpers = take_over(prepare, sorted(script.used - {*FUNCTIONS, *NEEDED, IMPOSED, *constants}), constants)
+    own = [path.split("/")[0].removesuffix(".py") for path in files]
+    loaded = loads(script.nodes, own, gpu=around.gpu, capability=around.capability)
+    cache = Cache.of(around.environment, around.home)
+    hub = hub_use(script.nodes, loaded, own, cache, gpu=around.gpu)
+    impossible = list(_impossible(script, loaded, cache, around))
+    reasons = [
+        *impossible,
+        *_missing(script, placed(prepare), own, around),
+        *([] if impossible else _lacking(script, hub, cache)),
+        *_faults_of_prepare(prepare, constants),
+        *_faults_of_train(script, prepare, constants, helpers),
+    ]
+    if reasons:
+        raise ShapeRefused(reasons[0] if len(reasons) == 1 else _numbered(reasons))
+    variables = _handed_over(prepare, around)
     return Shape(
         constants={name: value for name, value in constants.items() if name not in (*TAKEN, IMPOSED)},
-        folders=tuple(_folders(values, around)),
-        found=tuple(_findings(train, files["train.py"], used, constants)),
+        folders=tuple(_folders([*values.values(), *variables.values()], around)),
+        found=(*_findings(script, constants, prepare), *_optional(script, own, around), *hub.found),
+        helpers=helpers,
+        parameters=loader_parameters(prepare),
+        variables=variables,
+        hub=hub,
     )
 
 
-def _require_packages(train: ast.Module, prepare: ast.Module, files: dict[str, str]) -> None:
-    if _FETCHES in _imports(train):
-        raise ShapeRefused(
-            f"train.py imports {_FETCHES}, which fetches code when the script starts, and a trial has no network; "
-            "use torch's scaled_dot_product_attention there"
+def _numbered(reasons: Sequence[str]) -> str:
+    return f"{len(reasons)} reasons: " + " ".join(f"({number}) {each}." for number, each in enumerate(reasons, 1))
+
+
+def _impossible(script: _Script, loaded: Sequence[Load], cache: Cache, around: Surroundings) -> Iterator[str]:
+    """Yield the reasons that no edit of the user's removes on this machine."""
+    framework = packages.other_framework(list(packages.imports(script.nodes)), gpu=around.gpu)
+    if framework is not None:
+        yield f"{script.name} trains with {framework}, and a trial measures models of torch only; use a port to torch"
+    if around.gpu:
+        return
+    kernels = {id(each.call): [cache.needs_gpu(name) for name in each.names] for each in loaded if each.is_kernel}
+    needs = packages.needs_of_a_gpu(script.nodes, lambda node: bool(kernels.get(id(node))) and all(kernels[id(node)]))
+    if needs:  # then a kernel that is not in the cache is for a GPU, too
+        needs = packages.needs_of_a_gpu(
+            script.nodes, lambda node: id(node) in kernels and False not in kernels[id(node)]
         )
-    own = {name.split("/")[0].removesuffix(".py") for name in files}
-    for file, tree in (("train.py", train), ("prepare.py", prepare)):
-        for name in _imports(tree):
-            if name not in own and find_spec(name) is None:
-                pip = Path(sys.executable).with_name("pip")
-                raise ShapeRefused(
-                    f"{file} imports {name}, which is not here; install the package: {pip} install {name}"
-                )
+        yield (
+            f"{script.name} needs a GPU, and trials here have none, for {', '.join(needs)}; "
+            "use a machine with a GPU, or do without where torch.cuda.is_available() is False"
+        )
 
 
-def _imports(tree: ast.Module) -> Iterator[str]:
-    """Yield the top-level names of packages that must be installed; an import inside a `try` is optional."""
-    for statement in tree.body:
-        if isinstance(statement, ast.Import):
-            yield from (alias.name.split(".")[0] for alias in statement.names)
-        elif isinstance(statement, ast.ImportFrom) and statement.module and not statement.level:
-            yield statement.module.split(".")[0]
+def _missing(script: _Script, prepare: Placed, own: Sequence[str], around: Surroundings) -> Iterator[str]:
+    found = [(script.name, script.nodes), ("prepare.py", prepare)]
+    absent: dict[str, str] = {}
+    for file, nodes in found:
+        needed, _ = packages.missing(list(packages.imports(nodes)), own, gpu=around.gpu)
+        absent = dict.fromkeys(needed, file) | absent
+    for name, file in absent.items():
+        if name in packages.OTHER_FRAMEWORKS:
+            continue
+        yield f"{file} imports {name}, which is not here; install the package: {packages.install_command(name)}"
 
 
-def _require_prepare(prepare: ast.Module, constants: dict[str, int | float | str]) -> None:
+def _optional(script: _Script, own: Sequence[str], around: Surroundings) -> Iterator[str]:
+    _, optional = packages.missing(list(packages.imports(script.nodes)), own, gpu=around.gpu)
+    if optional:
+        yield f"may import {', '.join(optional)}, not installed here: trials go on as the script does without"
+
+
+def _lacking(script: _Script, hub: HubUse, cache: Cache) -> Iterator[str]:
+    for each in hub.lacking:
+        yield (
+            f"{script.name} line {each.call.lineno} loads {' or '.join(each.names)}, which the cache {cache.folder} "
+            f"lacks, and a trial has no network; load it once: {each.command()}"
+        )
+
+
+def _faults_of_prepare(prepare: ast.Module, constants: Mapping[str, Value]) -> Iterator[str]:
     defined = {statement.name for statement in prepare.body if isinstance(statement, ast.FunctionDef | ast.ClassDef)}
     if missing := [name for name in FUNCTIONS if name not in defined]:
-        raise ShapeRefused(f"prepare.py defines no {missing[0]}, which a trial is measured by; define it there")
+        yield f"prepare.py defines no {', '.join(missing)}, by which a trial is measured; define it there"
     for name in NEEDED:
         value = constants.get(name)
         if not isinstance(value, int | float) or value <= 0 or (name == "MAX_SEQ_LEN" and not isinstance(value, int)):
-            raise ShapeRefused(f"prepare.py gives {name} no plain number above 0 at its module level; write one there")
+            yield f"prepare.py gives {name} no plain number above 0 at its module level; write one there"
+    if len(loader_parameters(prepare)) < len(LOADER):
+        yield f"make_dataloader of prepare.py takes less than ({', '.join(LOADER)}); give it these four parameters"
 
 
-def _require_train(train: ast.Module, constants: dict[str, int | float | str]) -> set[str]:
-    """Return the names of prepare.py that train.py uses. Raises ShapeRefused for one without a stand-in."""
-    names, modules = _from_prepare(train)
-    used = set(names.values()) | {
-        node.attr
-        for node in ast.walk(train)
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules
-    }
-    for name in sorted(used):
-        if name not in (*FUNCTIONS, IMPOSED) and (name not in constants or name in TAKEN):
-            raise ShapeRefused(
-                f"train.py takes {name} from prepare.py, which a trial has no stand-in for; it can have "
-                f"{', '.join(FUNCTIONS)} and plain constants: move {name} into train.py"
-            )
+def _faults_of_train(
+    script: _Script, prepare: ast.Module, constants: Mapping[str, Value], helpers: Helpers
+) -> Iterator[str]:
+    """Yield why a trial could not measure the script: names without a stand-in, calls that are missing or others."""
+    if "*" in script.names:
+        yield f"{script.name} imports * from prepare.py; name what it takes"
+        return
+    known = {*FUNCTIONS, IMPOSED, *helpers.names, *(set(constants) - set(TAKEN))}
+    for name in sorted(script.used - known):
+        yield (
+            f"{script.name} takes {name} from prepare.py, which a trial has no stand-in for; it can have "
+            f"{', '.join(FUNCTIONS)}, plain constants, and functions that use only these, torch and numpy: "
+            f"move {name} into {script.name}"
+        )
     for name in ("evaluate_bpb", "make_dataloader"):
-        calls = [node for node in ast.walk(train) if isinstance(node, ast.Call) and _calls(node, name, names)]
-        if not calls:
-            raise ShapeRefused(f"train.py does not call {name} of prepare.py, by which a trial is measured; call it")
-        for call in calls if name == "make_dataloader" else ():
-            if len(call.args) > len(_LOADER) or any(word.arg not in _LOADER for word in call.keywords):
-                raise ShapeRefused(
-                    f"train.py line {call.lineno} gives make_dataloader more than (tokenizer, B, T, split), all that "
-                    "its stand-in takes; leave the rest out"
-                )
-    if "TIME_BUDGET" not in used:
-        raise ShapeRefused("train.py does not import TIME_BUDGET from prepare.py; stop training by it")
-    if "model" not in stored_outside_functions(train):
-        raise ShapeRefused("train.py has no `model` at its module level, where a trial looks for it; name it so")
-    return used
+        if not script.calls(name):
+            yield f"{script.name} does not call {name} of prepare.py, by which a trial is measured; call it"
+    yield from _faults_of_loader_calls(script, loader_parameters(prepare))
+    if "TIME_BUDGET" not in script.used:
+        yield f"{script.name} does not import TIME_BUDGET from prepare.py; stop training by it"
+
+
+def _faults_of_loader_calls(script: _Script, parameters: Sequence[str]) -> Iterator[str]:
+    for call in script.calls("make_dataloader"):
+        given = _arguments(call, parameters)
+        others = [name for name in given if name not in (*parameters[: len(LOADER)], DEVICE, *IGNORED)]
+        starred = any(isinstance(each, ast.Starred) for each in call.args)
+        if others or starred or len(call.args) > len(parameters):
+            what = ", ".join(others) or "more"
+            yield (
+                f"{script.name} line {call.lineno} gives make_dataloader {what}, and its stand-in takes only "
+                f"({', '.join(parameters[: len(LOADER)])}), {DEVICE} and {', '.join(IGNORED)}; leave the rest out"
+            )
+
+
+def _arguments(call: ast.Call, parameters: Sequence[str]) -> list[str]:
+    """Return the names of the parameters to which a call gives a value."""
+    return [*parameters[: len(call.args)], *(word.arg or "**" for word in call.keywords)]
 
 
 def _from_prepare(train: ast.Module) -> tuple[dict[str, str], set[str]]:
@@ -135,12 +224,10 @@ def _from_prepare(train: ast.Module) -> tuple[dict[str, str], set[str]]:
                 names |= {alias.asname or alias.name: alias.name for alias in taken}
             case ast.Import(names=taken):
                 modules |= {alias.asname or alias.name for alias in taken if alias.name == "prepare"}
-    if "*" in names:
-        raise ShapeRefused("train.py imports * from prepare.py; name what it takes")
     return names, modules
 
 
-def _calls(node: ast.Call, name: str, names: dict[str, str]) -> bool:
+def _calls(node: ast.Call, name: str, names: Mapping[str, str]) -> bool:
     match node.func:
         case ast.Name(id=called):
             return names.get(called) == name
@@ -149,11 +236,17 @@ def _calls(node: ast.Call, name: str, names: dict[str, str]) -> bool:
     return False
 
 
-def _folders(values: dict[str, Value], around: Surroundings) -> Iterator[Path]:
+def _handed_over(prepare: ast.Module, around: Surroundings) -> dict[str, str]:
+    """Return the variables of the user's environment that prepare.py gets: those that it reads, and caches of a hub."""
+    read = {*variables_read(prepare), *HANDED_OVER} & set(around.environment)
+    return {name: around.environment[name] for name in sorted(read) if not any(word in name for word in _SECRET)}
+
+
+def _folders(values: Sequence[Value], around: Surroundings) -> Iterator[Path]:
     """Yield the existing absolute paths that the texts name, each once, except those that contain the home folder, or
     that lie in the repository or in another one of them."""
     home, repository = around.home.resolve(), around.file.parent.resolve()
-    texts = (str(value) for value in values.values() if isinstance(value, str | Path) and "\0" not in str(value))
+    texts = (str(value) for value in values if isinstance(value, str | Path) and "\0" not in str(value))
     named = {Path(text).resolve() for text in texts if text.startswith("/") and len(text) < 1024}
     open_to_it = [path for path in sorted(named) if path.exists() and not home.is_relative_to(path)]
     kept: list[Path] = []
@@ -163,16 +256,25 @@ def _folders(values: dict[str, Value], around: Surroundings) -> Iterator[Path]:
             yield path
 
 
-def _findings(train: ast.Module, source: str, used: set[str], constants: dict[str, int | float | str]) -> Iterator[str]:
-    calls = {ast.unparse(node.func).split(".")[-1] for node in ast.walk(train) if isinstance(node, ast.Call)}
-    texts = [node.value for node in ast.walk(train) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
-    yield f"takes from prepare.py: {', '.join(sorted(used))}"
-    yield "sets a seed of its own: every trial's seed is imposed in its place" if calls & _SEEDS else "sets no seed"
+def _findings(script: _Script, constants: Mapping[str, Value], prepare: ast.Module) -> Iterator[str]:
+    train, tree = script.source, script.tree
+    calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    yield f"takes from prepare.py: {', '.join(sorted(script.used))}"
+    seeds = {name.split(".")[-1] for name in calls} & _SEEDS
+    yield "sets a seed of its own: every trial's seed is imposed in its place" if seeds else "sets no seed"
     yield (f"times itself: {constants['TIME_BUDGET']:g} s after its first 11 steps, as our own clock does by the wall")
-    yield "`model` at module level, " + ("compiled" if "compile" in calls else "not compiled")
+    yield from _of_the_model(script, calls)
     if not any("val_bpb:" in text for text in texts):
         yield "prints no line `val_bpb:`; the trainer's own score counts in any case"
-    knobs = read_knobs(source)
+    parameters = loader_parameters(prepare)
+    if ignored := sorted(
+        {name for call in script.calls("make_dataloader") for name in _arguments(call, parameters)} & {*IGNORED}
+    ):
+        yield f"make_dataloader's {', '.join(ignored)} change nothing in a trial, whose rows are packed already"
+    if read := variables_read(tree):
+        yield f"reads {', '.join(sorted(read))} from the environment, which a trial does not have: its defaults count"
+    knobs = read_knobs(train)
     ranged = [f"{name} {knob.range}" for name, knob in knobs.items() if knob.range is not None]
     yield f"knobs: {', '.join(knobs) or 'none'}"
     yield (
@@ -183,5 +285,25 @@ def _findings(train: ast.Module, source: str, used: set[str], constants: dict[st
             "then only an LLM proposes"
         )
     )
-    yield from (f"the optimiser does not move {name}: {fault}" for name, fault in range_faults(source).items())
+    yield from (f"the optimiser does not move {name}: {fault}" for name, fault in range_faults(train).items())
     yield "trust: a score that may be kept is asked again, in its own and in a fresh process, for a look ahead"
+
+
+def _of_the_model(script: _Script, calls: set[str]) -> Iterator[str]:
+    """Yield the line about the model, which is the one that evaluate_bpb gets."""
+    given = script.calls("evaluate_bpb")
+    first = given[0].args[0] if given[0].args else next((word.value for word in given[0].keywords), None)
+    compiled = (
+        "compiled"
+        if any(name in ("torch.compile", "compile") or name.endswith("model.compile") for name in calls)
+        else "not compiled"
+    )
+    if isinstance(first, ast.Name | ast.Attribute):
+        yield f"the model is `{ast.unparse(first)}` (line {given[0].lineno}), {compiled}"
+    else:
+        yield f"could not tell which name holds the model that line {given[0].lineno} scores; it needs a name"
+    loops = [node for node in ast.walk(script.tree) if isinstance(node, ast.For | ast.While)]
+    in_loop = any(part is call for loop in loops for part in ast.walk(loop) for call in given)
+    if len(given) > 1 or in_loop:
+        lines = ", ".join(str(call.lineno) for call in given)
+        yield f"may call evaluate_bpb more than once (line {lines}): the first call ends the training of a trial"

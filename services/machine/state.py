@@ -30,7 +30,7 @@ class StateError(OvernightError):
 @dataclass(frozen=True)
 class RunConfig:
     """The choices that make the scores of a run comparable: the profile, the budget in seconds, the subject repository,
-    the text, and the constants of an adopted repository's prepare.py.
+    the text, the constants of an adopted repository's prepare.py, and the name of its train.py.
 
     `subject` is the path of the user's repository, or `OWN_SUBJECT`.
     """
@@ -40,6 +40,7 @@ class RunConfig:
     subject: str
     text: str | None
     constants: dict[str, int] | None = None
+    script: str = "train.py"
 
     def trial_profile(self) -> Profile:
         """Return the profile with the chosen budget. Raises ProfileError for an unknown name."""
@@ -161,6 +162,7 @@ class State:
             subject=self._name_of(subject.resolve()) if subject else before.subject if before else OWN_SUBJECT,
             text=str(text.resolve()) if text else (before.text if before else None),
             constants=before.constants if before else None,
+            script=before.script if before else "train.py",
         )
         if before is not None and has_begun:
             self._refuse_change(before, wanted)

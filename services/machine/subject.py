@@ -15,16 +15,17 @@ from trainer.jobs import Profile
 FIXED = "prepare.py"
 
 
-def settle_subject(state: State, user: Path | None, profile: Profile) -> None:
+def settle_subject(state: State, user: Path | None, profile: Profile, script: str = EDITABLE) -> None:
     """Create the default subject if the user has no repository; check the repository before any slow step.
 
+    `script` is the user's name of train.py.
     Raises SubjectError for a repository with which a run cannot begin.
     """
     if (state.journal / COPY).exists():
         return  # a run has begun, and the researcher itself recovers a lost repository
     if user is None and needs_repository(state.subject):
         create_repository(state.subject, render_subject(profile), f"The default subject, profile {profile.name}")
-    workspace = Workspace(user or state.subject)
+    workspace = Workspace(user or state.subject, script=script)
     try:
         if not (state.journal / JOURNAL_FILE).exists():
             workspace.require_clean()

@@ -19,6 +19,7 @@ from researcher.report.picture import draw as draw_picture
 from researcher.report.snapshot import snapshot
 from researcher.report.view import RunReport, tally_text
 from researcher.repository.publishing import UserRepository
+from researcher.repository.repository import reports_folder
 from services.machine.state import State
 from services.machine.supervisor import ChildStatus
 from services.views.follow import OpenJournal
@@ -138,7 +139,8 @@ def summary(
     if report is None:
         console.print("no run was started; see the logs above")
         return
-    picture = subject / PICTURE
+    reports = reports_folder(subject, history.folder)
+    picture = reports / PICTURE
     write_whole(picture, draw_picture(report))
     kept = [row for row in report.rows if row.status == "keep" and not row.experiment.is_baseline]
     console.rule(f"Overnight {report.run.tag}")
@@ -158,8 +160,8 @@ def summary(
         console.print(proposers_table(found.rates))
     if kept:
         console.print(experiments_table(kept))
-    console.print(f"table     {subject / 'results.tsv'}")
-    console.print(f"picture   {picture}")
+    console.print(f"table     {reports / 'results.tsv'}", soft_wrap=True)
+    console.print(f"picture   {picture}", soft_wrap=True)
     console.print(f"branch    {report.run.branch} in {subject}", soft_wrap=True)
     if user is not None:
         console.print(f"pushed    {_pushed(report, user)}", soft_wrap=True)

@@ -121,7 +121,7 @@ def export(state: State, to: Path, console: Console) -> None:
         write_whole(to / "progress.png", draw_picture(run_report))
         if run_report.run.incumbent is not None:
             write_whole(to / EDITABLE, history.source(run_report.run.incumbent).encode())
-    workspace = Workspace(repository_of(state))
+    workspace = Workspace(repository_of(state), script=state.require_run().script)
     try:
         workspace.bundle(run_report.run.branch, to / BUNDLE)
     finally:
@@ -161,7 +161,7 @@ def _age_s(report: RunReport) -> float:
 def _print_diff(state: State, old: Experiment, new: Experiment, console: Console) -> None:
     assert old.commit_sha is not None
     assert new.commit_sha is not None
-    workspace = Workspace(repository_of(state))
+    workspace = Workspace(repository_of(state), script=state.require_run().script)
     try:
         text = workspace.diff(old.commit_sha, new.commit_sha)
         if console.is_terminal:

@@ -101,7 +101,7 @@ def run(state: State, models: Sequence[str], url: str | None, host: str, count: 
     choices = state.require_run()
     try:
         with JournalReader(state.journal) as history:
-            found, started = history.run(), Workspace(repository_of(state))
+            found, started = history.run(), Workspace(repository_of(state), script=state.require_run().script)
             assert found is not None, "a run has begun"
             files = started.files(found.base_commit)
             started.close()

@@ -75,6 +75,7 @@ _HOSTILE = "scenarios/test_hostile_client.py::test_"
 _UNREAD = _HOSTILE + "request_that_cannot_be_read_is_refused_once_and_holds_nobody_up"
 _ADOPT = "services/adopt/test_adopt.py::test_"
 _ADOPTION = "trainer/candidate/test_prepare_export.py::test_"
+_OTHERS = "services/adopt/test_other_repositories.py::test_"
 _OWN_UID = "trainer/sandbox/test_confinement.py::test_candidate_of_our_own_uid_finds_the_battery_as_the_table_has_it"
 _OTHER_UID = f"{_OWN_UID.replace('our_own', 'another')}[other-uid]"
 _CALL = "trainer/sandbox/test_seccomp.py::test_call_is_refused"
@@ -899,8 +900,8 @@ GUARDS = (
     Guard(
         "a run begins with the prepare.py that gave its data",
         "services/adopt/adopt.py",
-        "    if not state.has_begun and _sha256(",
-        "    if False and _sha256(",
+        "    if not state.has_begun and sha256_of(",
+        "    if False and sha256_of(",
         _ADOPT + "what_is_not_as_it_was_taken_scores_nothing_and_begins_no_run",
     ),
     Guard(
@@ -913,8 +914,8 @@ GUARDS = (
     Guard(
         "a user's prepare.py runs after the yes",
         "services/adopt/adopt.py",
-        "    if not agreed(_question(wanted)):",
-        "    if agreed(_question(wanted)) is None:",
+        "    if not agreed(_question(plan.wanted)):",
+        "    if agreed(_question(plan.wanted)) is None:",
         _ADOPT + "without_a_yes_nothing_is_written_and_the_question_names_what_may_be_read",
     ),
     Guard(
@@ -951,6 +952,77 @@ GUARDS = (
         "known = seen.intersection(_digests(train))",
         "known: set[bytes] = seen - seen",
         _ADOPTION + "numbers_become_a_data_folder_without_scored_rows_in_the_training_text",
+    ),
+    Guard(
+        "a kernel that the cache lacks is refused",
+        "services/adopt/hub_cache.py",
+        "lacking=tuple(each for each in lacking if each.place.must_run(gpu=gpu)),",
+        "lacking=(),",
+        _OTHERS + "kernel_that_the_cache_lacks_is_refused_with_the_command_that_fills_it_and_opened_where_it_is",
+    ),
+    Guard(
+        "no data set in the cache of a hub is opened to trials",
+        "services/adopt/hub_cache.py",
+        '_KINDS = (_KERNELS, "models")',
+        '_KINDS = (_KERNELS, "models", "datasets")',
+        _OTHERS + "kernel_whose_name_the_text_does_not_tell_opens_all_kernels_and_no_data_set",
+    ),
+    Guard(
+        "trials may read what their script loads from a hub",
+        "trainer/trial/run.py",
+        "grants=[*grants(config.data), *trial.rows.access.grants],",
+        "grants=grants(config.data),",
+        _OTHERS + "code_from_a_hub_is_read_from_its_cache_in_trials_and_dry_runs",
+    ),
+    Guard(
+        "dry runs of an adopted script have its stand-in",
+        "trainer/trial/dry_run.py",
+        "launched = spec if stand_in is None else replace(",
+        "launched = spec if stand_in else replace(",
+        _OTHERS + "code_from_a_hub_is_read_from_its_cache_in_trials_and_dry_runs",
+    ),
+    Guard(
+        "no dry run is asked for while the incumbent's own is unknown",
+        "researcher/queues/dry_runs.py",
+        "        self._off_for = incumbent\n",
+        "",
+        _DRY_RUNS + "dry_runs_are_off_and_said_so_once_while_the_one_of_the_incumbent_is_unknown",
+    ),
+    Guard(
+        "our reports replace no committed file",
+        "researcher/repository/repository.py",
+        'return journal if git_output(subject, "ls-files", "--", *REPORTS) else subject',
+        "return subject",
+        "researcher/report/test_proposer_stats.py::test_the_picture_of_the_summary_replaces_no_committed_one",
+    ),
+    Guard(
+        "a candidate edits the script that the user named",
+        "researcher/repository/repository.py",
+        "commit = make_commit(self.repository, plan, script=self.script)",
+        "commit = make_commit(self.repository, plan)",
+        "researcher/repository/test_repository.py::"
+        "test_script_of_another_name_is_what_a_candidate_edits_and_what_trials_call_train_py",
+    ),
+    Guard(
+        "a function that reads files has no stand-in",
+        "services/adopt/stand_in.py",
+        "any(word in ast.unparse(defining[0]) for word in _READS)",
+        "False",
+        _OTHERS + "function_that_uses_more_than_torch_has_no_stand_in",
+    ),
+    Guard(
+        "a user's prepare.py gets no secrets of the environment",
+        "services/adopt/subject_check.py",
+        "if not any(word in name for word in _SECRET)}",
+        "if name}",
+        _OTHERS + "parts_of_a_port_are_told",
+    ),
+    Guard(
+        "a replica finds a model that a function holds",
+        "trainer/candidate/logits_server.py",
+        "held = names | held",
+        "held = dict(held)",
+        _OTHERS + "port_with_functions_devices_and_a_cache_of_its_own_is_measured_unedited",
     ),
     # An LLM that is away
     Guard(
@@ -1341,15 +1413,15 @@ GUARDS = (
     Guard(
         "a dry run refuses nothing where the incumbent fails too",
         "researcher/queues/dry_runs.py",
-        "if own is not None and own.verdict is DryRunVerdict.PASSES:",
-        "if own is not None:",
+        "if found.verdict is DryRunVerdict.FAILS and own.verdict is DryRunVerdict.PASSES:",
+        "if found.verdict is DryRunVerdict.FAILS:",
         f"{_DRY_RUNS}every_doubt_is_left_to_the_trial[the incumbent fails too]",
     ),
     Guard(
         "a dry run that has a doubt refuses nothing",
         "researcher/queues/dry_runs.py",
-        "if found is None or found.verdict is not DryRunVerdict.FAILS:",
-        "if found is None or found.verdict is DryRunVerdict.PASSES:",
+        "if found.verdict is DryRunVerdict.FAILS and own.verdict is DryRunVerdict.PASSES:",
+        "if own.verdict is DryRunVerdict.PASSES:",
         f"{_DRY_RUNS}every_doubt_is_left_to_the_trial[a doubt]",
     ),
     Guard(
@@ -2511,7 +2583,7 @@ GUARDS = (
     Guard(
         "the target of a link is not run as code",
         "researcher/repository/repository.py",
-        "if self.repository.commit(base).tree[EDITABLE].mode == git.Blob.link_mode:",
+        "if self.repository.commit(base).tree[script].mode == git.Blob.link_mode:",
         "if False:",
         f"{_SURROUNDINGS}a_train_py_that_is_a_link_is_refused",
     ),

@@ -684,7 +684,7 @@ _WEIGHTS = (
     _file("saves_other_weights", DIFFERS),
     _file("seals_its_weights", "it meddled with the file of its weights"),
     _file("builds_its_model_late", "has no torch module named model"),
-    _file("known_table", "must be a torch module that a module-level name holds"),
+    _file("known_table", "must be a torch module that a name of the script holds"),
     Cheat(
         "truncated weights",
         before_scoring("""

@@ -14,15 +14,16 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, TracebackType
 from typing import Any
 
 from trainer.candidate.code_errors import KINDS, means_wrong_code
+from trainer.candidate.logits_server import held_names
 from trainer.candidate.protocol import Channel, ChannelMessage, MessageType
-from trainer.candidate.runner import impose_seed, refuse_other_splits, run_guarded, run_script
+from trainer.candidate.runner import impose_seed, refuse_other_splits, run_guarded, run_script, shape_asked
 
 PASSES, FAILS, UNKNOWN = "passes", "fails", "unknown"  # as in `trainer.jobs`, which is slow to import
 ENOUGH_S = 10.0  # seconds of batches without a known step, as with long accumulation or an own optimiser
@@ -70,18 +71,21 @@ def _dry_run(orders: DryRunOrders, channel: Channel) -> None:
     _compile_nothing()
     _convert_in_place()
     dry_run, values, script = _DryRun(), _values(), ModuleType("__main__")
+    trace: TracebackType | None = None
     verdict, line, reason = UNKNOWN, 0, "it ended before it had taken a whole step"
     try:
         with FakeTensorMode(allow_non_fake_inputs=True), values:
             run_script(dry_run.put_ours, script)
-    except _Enough:
-        verdict, reason = PASSES, dry_run.seen
+    except _Enough as end:
+        verdict, reason, trace = PASSES, dry_run.seen, end.__traceback__
     except KINDS as error:
+        trace = error.__traceback__
         source = Path("train.py").absolute()
         line, reason = _reason(error, source)
         if line and not values.made_up and means_wrong_code(error, source, on_gpu=orders.on_gpu):
             verdict = FAILS
-    count, size_bytes = _weights(script, on_gpu=orders.on_gpu)
+    held = held_names(frame for frame, _ in traceback.walk_tb(trace))
+    count, size_bytes = _weights(held.values(), on_gpu=orders.on_gpu)
     sys.stdout.flush()
     print(f"\n{reason}", flush=True)
     channel.send(ChannelMessage(MessageType.VERDICT, number=line, x=count, y=size_bytes, text=verdict))
@@ -103,7 +107,7 @@ class _DryRun:
         """Replace the functions of prepare, for `run_script`. TIME_BUDGET stays, since no script gets that far."""
         prepare.evaluate_bpb = self._evaluate_bpb
         prepare.progress = self._progress
-        prepare.make_dataloader = self._make_dataloader
+        prepare.make_dataloader = self._in_place_of(prepare.make_dataloader)
 
     def _end(self, seen: str) -> None:
         self.seen = seen
@@ -124,14 +128,16 @@ class _DryRun:
     def _stepped(self, *_: object) -> None:
         self._steps += 1
 
-    def _make_dataloader(
-        self, tokenizer: object, B: int, T: int, split: str = "train", *_: object, **__: object  # noqa: N803
-    ) -> Iterator[Any]:  # fmt: skip
+    def _in_place_of(self, make_dataloader: Callable[..., object]) -> Callable[..., Iterator[Any]]:
         import torch  # noqa: PLC0415
 
-        refuse_other_splits(split)
-        shape = torch.Size((B, T))
-        return iter(lambda: self._batch(shape), None)
+        def make_fake(*given: Any, **named: Any) -> Iterator[Any]:
+            rows, tokens, split = shape_asked(make_dataloader, given, named)
+            refuse_other_splits(split)
+            shape = torch.Size((rows, tokens))
+            return iter(lambda: self._batch(shape), None)
+
+        return make_fake
 
     def _batch(self, shape: Any) -> Any:
         import torch  # noqa: PLC0415
@@ -230,15 +236,15 @@ _MADE: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def _weights(script: ModuleType, *, on_gpu: bool) -> tuple[float, float]:
-    """Return number of parameters and least bytes with gradients of the largest model in a module-level name, or 0.
+def _weights(held: Iterable[Any], *, on_gpu: bool) -> tuple[float, float]:
+    """Return number of parameters and least bytes with gradients of the largest model that the script holds, or 0.
 
     On a GPU a script may hold them in half precision.
     """
     import torch  # noqa: PLC0415
 
     found = [(0.0, 0.0)]
-    for value in list(vars(script).values()):
+    for value in held:
         if isinstance(value, torch.nn.Module):
             weights = list(value.parameters())
             sizes = [

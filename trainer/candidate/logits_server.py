@@ -12,6 +12,8 @@ import mmap
 import os
 import random
 import sys
+from collections.abc import Iterable, Mapping
+from types import FrameType
 from typing import Any, NoReturn
 
 from trainer.candidate.budget_clock import BudgetClock
@@ -45,8 +47,11 @@ class LogitsServer:
         self._budget_clock = budget_clock
         self._bpb: float | None = None
 
-    def evaluate_bpb(self, model: Any, tokenizer: object = None, batch_size: int | None = None) -> float:
-        """Return the bits per byte of the validation rows, which the trainer computes from the model's logits."""
+    def evaluate_bpb(self, model: Any, *_: object, **__: object) -> float:
+        """Return the bits per byte of the validation rows, which the trainer computes from the model's logits.
+
+        Other arguments, such as a batch size or a device, change nothing: the trainer chooses the rows.
+        """
         if self._bpb is None:
             import torch  # noqa: PLC0415
 
@@ -88,10 +93,10 @@ class LogitsServer:
     def _save(self, torch: Any, model: Any) -> None:
         """Write the weights for a replica to the trainer's memory file, and send the model's name and precision.
 
-        A model that no module-level name holds is sent without a name, because no replica could find it.
+        A model that no name of the script holds is sent without one, because no replica could find it.
         """
         inner = unwrapped(model)
-        name = _name_of(inner) if isinstance(inner, torch.nn.Module) else None
+        name = _name_of(inner, held_names(calling())) if isinstance(inner, torch.nn.Module) else None
         if name is not None:
             os.ftruncate(self._weights_fd, 0)
             with open(os.dup(self._weights_fd), "wb") as file:
@@ -127,26 +132,54 @@ def unwrapped(model: Any) -> Any:
     return getattr(model, "_orig_mod", model)
 
 
-def named(name: str) -> Any:
-    """Return the value of a module-level name of the script, or a part of it as in `wrapper.inner`, or None."""
+def held_names(frames: Iterable[FrameType]) -> dict[str, Any]:
+    """Return the values of the script's names: those at module level, and those of its functions in these frames.
+
+    The frames are the outermost first. A name of a function is written as in `main():model`; the outermost call of a
+    function counts.
+    """
+    script = vars(sys.modules["__main__"])
+    held = dict(script)
+    for frame in frames:
+        if frame.f_globals is script and frame.f_locals is not script:
+            names = {f"{frame.f_code.co_name}():{name}": value for name, value in frame.f_locals.items()}
+            held = names | held
+    return held
+
+
+def calling() -> list[FrameType]:
+    """Return the frames of the running calls, the outermost first."""
+    frames: list[FrameType] = []
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        frames.append(frame)
+        frame = frame.f_back
+    return frames[::-1]
+
+
+def named(name: str, held: Mapping[str, Any]) -> Any:
+    """Return the value of one of the held names, or a part of it as in `wrapper.inner`, or None."""
     first, _, path = name.partition(".")
-    held = getattr(sys.modules["__main__"], first, None)
-    return _parts(held).get(path) if path else held
+    return _parts(held.get(first)).get(path) if path else held.get(first)
 
 
-def _name_of(module: Any) -> str | None:
-    """Return a name for a module: its own module-level name, or a path from one that contains it, or None."""
-    held = vars(sys.modules["__main__"]).items()
-    whole = (name for name, value in held if unwrapped(value) is module)
-    parts = (f"{name}.{path}" for name, value in held for path, part in _parts(value).items() if part is module)
+def _name_of(module: Any, held: Mapping[str, Any]) -> str | None:
+    """Return a name for a module: one that holds it, or a path from one that contains it, or None."""
+    by_place = sorted(held.items(), key=lambda item: "():" in item[0])  # module level first
+    whole = (name for name, value in by_place if unwrapped(value) is module)
+    parts = (f"{name}.{path}" for name, value in by_place for path, part in _parts(value).items() if part is module)
     return next(whole, None) or next(parts, None)
 
 
 def _parts(holder: Any) -> dict[str, Any]:
+    """Return the modules in a module, or those that are attributes of an object of the script's own class."""
     import torch  # noqa: PLC0415
 
     inner = unwrapped(holder)
-    return dict(inner.named_modules()) if isinstance(inner, torch.nn.Module) else {}
+    if isinstance(inner, torch.nn.Module):
+        return dict(inner.named_modules())
+    own = type(inner).__module__ == "__main__" and hasattr(inner, "__dict__")
+    return {name: value for name, value in vars(inner).items() if isinstance(value, torch.nn.Module)} if own else {}
 
 
 def _precision(torch: Any, model: Any) -> str:

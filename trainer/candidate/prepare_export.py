@@ -7,6 +7,7 @@ enforces from outside.
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import sys
@@ -69,7 +70,7 @@ def _dump(prepare: ModuleType, orders: DumpOrders) -> None:
     vocab = int(tokenizer.get_vocab_size())
     if not 0 < vocab <= MOST_TOKENS:
         raise Unusable(f"its tokenizer has {vocab} tokens; at most {MOST_TOKENS} are measured")
-    table = prepare.get_token_bytes().cpu().numpy()
+    table = prepare.get_token_bytes(**_on_processor(prepare.get_token_bytes)).cpu().numpy()
     with open(orders.table_fd, "wb") as file:
         file.write(table.astype("<i4").tobytes())
     first = None
@@ -86,7 +87,8 @@ def _dump(prepare: ModuleType, orders: DumpOrders) -> None:
 def _rows(prepare: ModuleType, tokenizer: Any, split: str, most: int, context: int, vocab: int) -> Iterator[Any]:
     """Yield batches of rows (batch, context + 1) until there are `most` rows or the second epoch begins."""
     left, first_epoch = most, None
-    for x, y, epoch in prepare.make_dataloader(tokenizer, BATCH_ROWS, context, split):
+    on_processor = _on_processor(prepare.make_dataloader)
+    for x, y, epoch in prepare.make_dataloader(tokenizer, BATCH_ROWS, context, split, **on_processor):
         first_epoch = epoch if first_epoch is None else first_epoch
         if epoch != first_epoch and left < most:
             return
@@ -95,6 +97,11 @@ def _rows(prepare: ModuleType, tokenizer: Any, split: str, most: int, context: i
         left -= len(rows)
         if left <= 0 or epoch != first_epoch:
             return
+
+
+def _on_processor(function: Any) -> dict[str, str]:
+    """Return the argument that keeps a function off the GPU, if it has one for the device."""
+    return {"device": "cpu"} if "device" in inspect.signature(function).parameters else {}
 
 
 def _checked(x: Any, y: Any, context: int, vocab: int) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import inspect
 import json
 import os
 import sys
@@ -20,7 +21,7 @@ from types import CodeType, ModuleType
 from typing import Any
 
 from trainer.candidate.budget_clock import BudgetClock
-from trainer.candidate.logits_server import LogitsServer, named, unwrapped
+from trainer.candidate.logits_server import LogitsServer, held_names, named, unwrapped
 from trainer.candidate.preload import preload
 from trainer.candidate.protocol import Channel, ChannelMessage, Layout, MessageType
 
@@ -136,11 +137,12 @@ def _run_replica(orders: RunnerOrders, server: LogitsServer, budget_clock: Budge
     assert orders.replica_of is not None
     try:
         _run(orders, server, budget_clock)
-    except _FirstBatch:
-        name, _, precision = orders.replica_of.partition("|")
+    except _FirstBatch as end:
+        held = held_names(frame for frame, _ in traceback.walk_tb(end.__traceback__))
     else:
         raise SystemExit("the replica took no batch from make_dataloader")
-    model = named(name)
+    name, _, precision = orders.replica_of.partition("|")
+    model = named(name, held)
     if not isinstance(unwrapped(model), torch.nn.Module):
         raise SystemExit(f"before its first batch the script has no torch module named {name}")
     with open(os.dup(orders.weights_fd), "rb") as file:
@@ -201,13 +203,27 @@ def _marking(
     training split.
     """
 
-    def make_marked(tokenizer: object, B: int, T: int, split: str = "train", *rest: Any, **named: Any) -> Iterator[Any]:  # noqa: N803
+    def make_marked(*given: Any, **named: Any) -> Iterator[Any]:
+        rows, tokens, split = shape_asked(make_dataloader, given, named)
         refuse_other_splits(split)
         if orders.replica_of is not None:
             return map(_refuse, range(1))
-        return _marked(make_dataloader(tokenizer, B, T, split, *rest, **named), B * T, budget_clock)
+        return _marked(make_dataloader(*given, **named), rows * tokens, budget_clock)
 
     return make_marked
+
+
+def shape_asked(
+    make_dataloader: Callable[..., object], given: tuple[Any, ...], named: dict[str, Any]
+) -> tuple[int, int, str]:
+    """Return rows, tokens in a row, and split of a call of `make_dataloader(tokenizer, rows, tokens, split, ...)`.
+
+    The parameters may have other names. Raise TypeError for arguments that do not fit.
+    """
+    bound = inspect.signature(make_dataloader).bind(*given, **named)
+    bound.apply_defaults()
+    _, rows, tokens, split = list(bound.arguments.values())[:4]
+    return rows, tokens, split
 
 
 def refuse_other_splits(split: str) -> None:

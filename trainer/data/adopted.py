@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +20,9 @@ from trainer.data.durable import beside, commit_file, file_sha256, write_whole
 from trainer.data.errors import TextUnusable
 from trainer.data.foreign_prepare import Dumped
 from trainer.data.generated import GENERATED, write_generated
-from trainer.data.manifest import ROWS, STAND_IN, TOKEN_BYTES, Manifest, files_digest, write_manifest
+from trainer.data.manifest import ACCESS, ROWS, STAND_IN, TOKEN_BYTES, Manifest, files_digest, write_manifest
 from trainer.data.rights import give_rights
+from trainer.sandbox.visible_paths import Access
 
 LEAST_ROWS = 32
 TEXT = "adopted"
@@ -31,7 +32,10 @@ Rows = npt.NDArray[np.uint16]
 
 @dataclass(frozen=True)
 class Adoption:
-    """The settings of the data folder. `val` and `heldout` are wanted numbers of rows; fewer are split two to one."""
+    """The settings of the data folder. `val` and `heldout` are wanted numbers of rows; fewer are split two to one.
+
+    `constants` are those that a profile takes from the user's prepare.py.
+    """
 
     profile: str
     source: str
@@ -40,6 +44,8 @@ class Adoption:
     context: int
     val: int
     heldout: int
+    access: Access = field(default_factory=Access)
+    constants: dict[str, int] | None = None
 
 
 def write_adopted(folder: Path, dumped: Dumped, adoption: Adoption) -> Manifest:
@@ -62,7 +68,8 @@ def write_adopted(folder: Path, dumped: Dumped, adoption: Adoption) -> Manifest:
     write_generated(folder, dumped.bos)
     splits["unseen"] = np.load(folder / ROWS["unseen"])
     write_whole(folder / STAND_IN, adoption.stand_in.encode())
-    sha256 = {name: file_sha256(folder / name) for name in (*ROWS.values(), TOKEN_BYTES, STAND_IN)}
+    write_whole(folder / ACCESS, adoption.access.to_json())
+    sha256 = {name: file_sha256(folder / name) for name in (*ROWS.values(), TOKEN_BYTES, STAND_IN, ACCESS)}
     manifest = Manifest(
         profile=adoption.profile,
         text=TEXT,
@@ -81,6 +88,7 @@ def write_adopted(folder: Path, dumped: Dumped, adoption: Adoption) -> Manifest:
         unseen=GENERATED,
         bos=dumped.bos,
         pinned=adoption.pinned,
+        constants=adoption.constants,
     )
     write_manifest(folder, manifest)
     shutil.rmtree(dumped.val.parent)

@@ -12,8 +12,8 @@ import os
 import select
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO
 
@@ -37,7 +37,10 @@ class DumpFault(Exception):
 
 @dataclass(frozen=True)
 class Wanted:
-    """The text of a prepare.py, the folders that it may read beside its repository, and the wanted numbers of rows."""
+    """The text of a prepare.py, the folders that it may read beside its repository, and the wanted numbers of rows.
+
+    `environment` are variables that it gets beside the usual ones.
+    """
 
     repository: Path
     prepare: str
@@ -45,6 +48,7 @@ class Wanted:
     context: int
     val_rows: int
     train_rows: int
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -165,7 +169,12 @@ def _launch(wanted: Wanted, work: Path, fds: list[int], wall_s: float) -> Launch
         folder=work.absolute(),
         files={"prepare.py": wanted.prepare},
         orders=json.dumps(asdict(orders)),
-        env={"HOME": str(home), "XDG_CACHE_HOME": os.environ.get("XDG_CACHE_HOME", str(home / ".cache"))},
+        env={
+            "HOME": str(home),
+            "XDG_CACHE_HOME": os.environ.get("XDG_CACHE_HOME", str(home / ".cache")),
+            **wanted.environment,
+            "HF_HUB_OFFLINE": "1",
+        },
         keep_fds=tuple(fds),
         wall_limit_s=wall_s,
         file_mib=1 + max(wanted.val_rows, wanted.train_rows) * (wanted.context + 1) * 2 // 2**20,

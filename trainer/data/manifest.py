@@ -26,6 +26,7 @@ MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
 TOKEN_BYTES = "token_bytes.npy"
 STAND_IN = "prepare.py"
+ACCESS = "access.json"
 _REPAIR = "run `overnight prepare`, which makes it again"
 ROWS: dict[Slice, str] = {
     "train": "train.npy",
@@ -42,8 +43,8 @@ class Manifest:
     `source` identifies the text, and `how_split` is the rule of the splits. `bytes` are UTF-8 bytes of the packed
     documents. `left_out` counts documents that are already in another split, `dropped_tokens` the tokens that did not
     fill a row. `unseen` describes the unseen slice. `pinned` is the sha256 of a user's own prepare.py that made the
-    data; the folder then holds the prepare.py that trials get instead. `earlier_digest` is the digest of the same data
-    before they had an unseen slice.
+    data; the folder then holds the prepare.py that trials get instead, and `constants` are those that the profile takes
+    from the user's. `earlier_digest` is the digest of the same data before they had an unseen slice.
     """
 
     profile: str
@@ -64,6 +65,7 @@ class Manifest:
     bos: int = BOS
     format: int = FORMAT
     pinned: str | None = None
+    constants: dict[str, int] | None = None
     earlier_digest: str | None = None
 
 

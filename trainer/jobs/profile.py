@@ -49,7 +49,7 @@ class Profile:
         """Return the profile for a user's own script, which counts wall seconds after its uncounted steps.
 
         `constants` come from its prepare.py: the length of rows, the size of the vocabulary, the training time in
-        seconds.
+        seconds, and the number of scored rows if it is not the profile's.
         """
         budget = replace(
             self.budget,
@@ -57,6 +57,7 @@ class Profile:
             clock=Clock.WALL,
             warmup_steps=OWN_UNCOUNTED_STEPS,
             warmup_cap_s=_GPU_BUDGET.warmup_cap_s,
+            eval_rows=constants.get("EVAL_ROWS", self.budget.eval_rows),
         )
         return replace(self, constants=self.constants | constants, budget=budget)
 

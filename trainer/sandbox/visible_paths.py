@@ -6,15 +6,43 @@ the work folder. Does not cover the meaning of rights; see `trainer.sandbox.land
 
 from __future__ import annotations
 
+import json
 import os
 import site
 import sys
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from trainer.sandbox.landlock import ALL, LIST, READ, USE
 from trainer.sandbox.private_root import OWN_PROCESS
 
 Grant = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class Access:
+    """What the trials of a user's own script may use beside their data: readable paths, and variables of theirs."""
+
+    readable: tuple[str, ...] = ()
+    environment: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def grants(self) -> list[Grant]:
+        """The paths with the right to read them."""
+        return [(path, READ) for path in self.readable]
+
+    def to_json(self) -> bytes:
+        """Return the content of the file that keeps it."""
+        return json.dumps(asdict(self), indent=1).encode()
+
+    @classmethod
+    def from_json(cls, raw: bytes) -> Access:
+        """Parse the content of that file. Raise ValueError, KeyError or TypeError for another content."""
+        values = json.loads(raw)
+        return cls(
+            tuple(map(str, values["readable"])), {str(key): str(to) for key, to in values["environment"].items()}
+        )
+
 
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/nix/store", "/proc", "/sys")
 # only these files of /etc: a candidate that runs as root could read secrets in others

@@ -10,15 +10,16 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from trainer.jobs import TrialSpec, files_digest
+from trainer.sandbox.visible_paths import Access
 
-PREPARE = "prepare.py"
+PREPARE, ACCESS = "prepare.py", "access.json"
 Tokens = npt.NDArray[np.uint16]
 Lengths = npt.NDArray[np.int32]
 
@@ -33,21 +34,29 @@ class DataFault(Exception):
 
 @dataclass(frozen=True)
 class StandIn:
-    """The prepare.py that a trial gets in place of the user's own, which has the sha256 `pinned`."""
+    """The prepare.py that a trial gets in place of the user's own, which has the sha256 `pinned`.
+
+    `access` is what the script may use beside its data.
+    """
 
     pinned: str
     text: str
+    access: Access = field(default_factory=Access)
 
     def into(self, spec: TrialSpec) -> TrialSpec:
         """Return the spec with this prepare.py. Raise OtherPrepare if its own is not the pinned one."""
-        found = hashlib.sha256(spec.files.get(PREPARE, "").encode()).hexdigest()
+        files = self.files(spec.files)
+        return replace(spec, files=files, files_sha256=files_digest(files))
+
+    def files(self, files: dict[str, str]) -> dict[str, str]:
+        """Return the files with this prepare.py. Raise OtherPrepare if their own is not the pinned one."""
+        found = hashlib.sha256(files.get(PREPARE, "").encode()).hexdigest()
         if found != self.pinned:
             raise OtherPrepare(
                 f"its {PREPARE} ({found[:12]}) is not the one that gave the data ({self.pinned[:12]}) "
                 "and is fixed for a run; restore it, or `overnight init` with the edited one into another --state"
             )
-        files = spec.files | {PREPARE: self.text}
-        return replace(spec, files=files, files_sha256=files_digest(files))
+        return files | {PREPARE: self.text}
 
 
 @dataclass(frozen=True)
@@ -59,6 +68,11 @@ class ScoringRows:
     unseen: Tokens
     token_bytes: Lengths
     stand_in: StandIn | None = None
+
+    @property
+    def access(self) -> Access:
+        """What the script may use beside its data."""
+        return Access() if self.stand_in is None else self.stand_in.access
 
     @property
     def context(self) -> int:
@@ -73,12 +87,7 @@ class ScoringRows:
 
 def read_rows(folder: Path, digest: str) -> ScoringRows:
     """Read all rows of a data folder. Raise DataFault unless it holds the data of `digest`, undamaged."""
-    path = folder / "manifest.json"
-    try:
-        manifest = json.loads(path.read_bytes())
-        hashes, found, pinned = dict(manifest["sha256"]), str(manifest["digest"]), manifest.get("pinned")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataFault(f"{path} cannot be read ({error}); run `overnight prepare`") from error
+    hashes, found, pinned = _manifest(folder)
     if found != digest:
         raise DataFault(
             f"{folder} holds the data {found[:12]}, the trial was made for {digest[:12]}; "
@@ -91,8 +100,37 @@ def read_rows(folder: Path, digest: str) -> ScoringRows:
         heldout=_read(folder, "private/heldout.npy", hashes).astype(np.uint16, copy=False),
         unseen=_read(folder, "private/unseen.npy", hashes).astype(np.uint16, copy=False),
         token_bytes=_read(folder, "token_bytes.npy", hashes).astype(np.int32, copy=False),
-        stand_in=None if pinned is None else StandIn(str(pinned), _raw(folder, PREPARE, hashes).decode()),
+        stand_in=_stand_in(folder, hashes, pinned),
     )
+
+
+def read_stand_in(folder: Path) -> StandIn | None:
+    """Return the stand-in of a data folder, or None if its data come from no prepare.py of a user.
+
+    Nothing else of the folder is tested. Raise DataFault if the stand-in is damaged.
+    """
+    try:
+        manifest = json.loads((folder / "manifest.json").read_bytes())
+    except (OSError, ValueError):
+        return None
+    return _stand_in(folder, manifest.get("sha256", {}), manifest.get("pinned"))
+
+
+def _manifest(folder: Path) -> tuple[dict[str, str], str, str | None]:
+    """Return the hashes of the files, the digest of the data, and the hash of the user's own prepare.py."""
+    path = folder / "manifest.json"
+    try:
+        manifest = json.loads(path.read_bytes())
+        return dict(manifest["sha256"]), str(manifest["digest"]), manifest.get("pinned")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataFault(f"{path} cannot be read ({error}); run `overnight prepare`") from error
+
+
+def _stand_in(folder: Path, hashes: dict[str, str], pinned: str | None) -> StandIn | None:
+    if pinned is None:
+        return None
+    access = Access.from_json(_raw(folder, ACCESS, hashes)) if ACCESS in hashes else Access()  # an older folder
+    return StandIn(str(pinned), _raw(folder, PREPARE, hashes).decode(), access)
 
 
 def _read(folder: Path, name: str, hashes: dict[str, str]) -> npt.NDArray[np.integer]:

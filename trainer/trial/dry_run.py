@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from trainer.candidate.fake_tensor_run import DryRunOrders
 from trainer.candidate.protocol import Channel, ChannelMessage
@@ -31,8 +31,9 @@ from trainer.jobs.redaction import redaction
 from trainer.sandbox.cleanup import clear
 from trainer.sandbox.launch import GuardedProcess, Launch
 from trainer.sandbox.paths import WorkerConfig
-from trainer.sandbox.visible_paths import grants
+from trainer.sandbox.visible_paths import Access, grants
 from trainer.scoring.cross_entropy import Unscorable
+from trainer.scoring.rows import DataFault, OtherPrepare, read_stand_in
 from trainer.trial.disk_usage import Holdings, can_be_counted
 from trainer.trial.outcome import Observation, classify
 from trainer.trial.supervise import Supervisor
@@ -60,9 +61,14 @@ def run_dry_run(spec: DryRunSpec, config: WorkerConfig, stopped: Callable[[], bo
     `stopped` is called ten times a second; once it returns True, the answer is `unknown`.
     """
     began_s = time.monotonic()
+    try:
+        stand_in = read_stand_in(config.data)
+        launched = spec if stand_in is None else replace(spec, files=stand_in.files(spec.files))
+    except (DataFault, OtherPrepare) as fault:
+        return DryRunResult(spec.id, DryRunVerdict.UNKNOWN, str(fault), None, None, time.monotonic() - began_s)
     clear(config.folder, config.user)
     try:
-        supervisor = _supervised(spec, config, stopped)
+        supervisor = _supervised(launched, config, Access() if stand_in is None else stand_in.access, stopped)
     finally:
         clear(config.folder, config.user)
     verdict, reason, line, parameters = _answer(spec, supervisor)
@@ -129,12 +135,12 @@ def _lacking_memory(reported: ChannelMessage, cap_mib: int | None) -> str | None
     )
 
 
-def _supervised(spec: DryRunSpec, config: WorkerConfig, stopped: Callable[[], bool]) -> Supervisor:
+def _supervised(spec: DryRunSpec, config: WorkerConfig, access: Access, stopped: Callable[[], bool]) -> Supervisor:
     """Run the dry run to its end under a supervisor."""
     ours, theirs = Channel.pair()
     ours.setblocking(False)
     try:
-        guarded = GuardedProcess.start(_launch(spec, config, theirs.fileno()))
+        guarded = GuardedProcess.start(_launch(spec, config, access, theirs.fileno()))
         theirs.close()
         try:
             holdings = Holdings(config.folder) if can_be_counted(config.work) else None
@@ -166,7 +172,7 @@ def _as_trial(spec: DryRunSpec) -> TrialSpec:
     )
 
 
-def _launch(spec: DryRunSpec, config: WorkerConfig, control_fd: int) -> Launch:
+def _launch(spec: DryRunSpec, config: WorkerConfig, access: Access, control_fd: int) -> Launch:
     profile = PROFILES.get(spec.profile)
     on_gpu = profile is None or profile.device != "cpu"  # an unknown profile counts as a GPU's, to be cautious
     return Launch(
@@ -179,12 +185,13 @@ def _launch(spec: DryRunSpec, config: WorkerConfig, control_fd: int) -> Launch:
             "OMP_NUM_THREADS": "1",
             "CUDA_VISIBLE_DEVICES": "",
             "PYTHONHASHSEED": str(_SEED),
+            **access.environment,
         },
         keep_fds=(control_fd,),
         wall_limit_s=_BUDGET.wall_limit_s + _GUARDIAN_GRACE_S,
         file_mib=_CAPS.file_mib,
         processes=_CAPS.processes,
-        grants=grants(config.data),
+        grants=[*grants(config.data), *access.grants],
         user=config.user,
         module="trainer.candidate.fake_tensor_run",
     )

@@ -18,7 +18,7 @@ from trainer.jobs import Outcome
 from trainer.sandbox.launch import ExitReport
 from trainer.scoring.causality import CausalityFinding
 
-NO_MODULE = "what evaluate_bpb is given must be a torch module that a module-level name holds, alone or as a part"
+NO_MODULE = "what evaluate_bpb is given must be a torch module that a name of the script holds, alone or as a part"
 
 
 PRINTED_TOLERANCE = 1e-3

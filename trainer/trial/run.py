@@ -191,12 +191,13 @@ def _launch(trial: TrialRun, buffers: Buffers, control_fd: int, replica_of: str 
             "OVERNIGHT_SEED": str(spec.seed),
             "OMP_NUM_THREADS": str(_threads(budget.clock)),
             "PYTHONHASHSEED": str(spec.seed % 2**32),
+            **trial.rows.access.environment,
         },
         keep_fds=(control_fd, buffers.inputs_fd, buffers.logits_fd, trial.weights_fd),
         wall_limit_s=budget.wall_limit_s + _GUARDIAN_GRACE_S,
         file_mib=spec.caps.file_mib,
         processes=spec.caps.processes,
-        grants=grants(config.data),
+        grants=[*grants(config.data), *trial.rows.access.grants],
         user=config.user,
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import signal
+from contextlib import closing
 from pathlib import Path
 from statistics import fmean
 
@@ -15,7 +16,8 @@ from researcher.errors import JournalError
 from researcher.journal.reader import JournalReader
 from researcher.journal.records import ConfirmationKind, ConfirmationVerdict, Decision, PauseCause, RequestState, State
 from researcher.queues.requests import RECEIVE, send, wait_reply
-from tests.fixtures.scripted_run import SUBJECT, ScriptedRun
+from services.redis.server import RedisServer
+from tests.fixtures.scripted_run import FILES, SUBJECT, ScriptedRun
 from trainer.jobs import REQUESTS
 
 BRANCH = "overnight/night"
@@ -45,6 +47,29 @@ def assert_coherent(scripted_run: ScriptedRun) -> None:
     repository.close()
     rows = (scripted_run.subject / "results.tsv").read_text().splitlines()
     assert len(rows) == 1 + len(decided)
+
+
+THEIR_REPORTS = {"results.tsv": "commit\tval_bpb\n", "progress.png": "a picture\n"}
+
+
+def test_a_subject_with_reports_and_a_script_of_its_own_name_keeps_both(tmp_path: Path, server: RedisServer) -> None:
+    fixed = {name: text for name, text in FILES.items() if name != "train.py"}
+    scripted_run = ScriptedRun(tmp_path, server, fixed | THEIR_REPORTS | {"train_gpt.py": SUBJECT})
+    try:
+        scripted_run.start_trainer()
+        researcher = scripted_run.start_researcher(EXPERIMENTS=3, OWN_SCRIPT="train_gpt.py")
+        assert researcher.wait(90) == 0, scripted_run.output()
+    finally:
+        scripted_run.end()
+
+    assert {name: (scripted_run.subject / name).read_text() for name in THEIR_REPORTS} == THEIR_REPORTS
+    assert len((scripted_run.journal / "results.tsv").read_text().splitlines()) == 1 + 4
+    with closing(git.Repo(scripted_run.subject)) as repository, history_of(scripted_run) as history:
+        assert repository.git.status("--porcelain") == ""
+        for experiment in history.experiments()[1:]:
+            assert repository.git.diff("--name-only", "main", experiment.commit_sha) == "train_gpt.py"
+            shown = repository.git.show(f"{experiment.commit_sha}:train_gpt.py", strip_newline_in_stdout=False)
+            assert shown == history.source(experiment.id)
 
 
 def history_of(scripted_run: ScriptedRun) -> JournalReader:

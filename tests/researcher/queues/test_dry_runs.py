@@ -92,6 +92,27 @@ def test_every_doubt_is_left_to_the_trial(
     asks(scripted_run, []).reject_failing(candidate, incumbent, nothing)
 
 
+def test_dry_runs_are_off_and_said_so_once_while_the_one_of_the_incumbent_is_unknown(
+    scripted_run: ScriptedRun, worker: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    said: list[str] = []
+    asking = asks(scripted_run, said)
+    finished = scripted_run.bus.queue(DRY_RUNS).finished_job_registry
+
+    with caplog.at_level(logging.WARNING):
+        for number in range(3):
+            asking.reject_failing(f"{UNKNOWN}# {number}\n", UNKNOWN, nothing)
+        asking.reject_failing(FAILS, UNKNOWN, nothing)
+        assert len(finished.get_job_ids()) == 2, "the first candidate's and the incumbent's"
+        asking.reject_failing(FAILS, f"{UNKNOWN}# the next incumbent\n", nothing)
+    with pytest.raises(Rejected):
+        asking.reject_failing(FAILS, SUBJECT, nothing)
+
+    off = "off: the one of the incumbent is unknown (it reads values)"
+    assert said == [off, off, ""]
+    assert caplog.text.count("dry runs are off: the one of the incumbent is unknown (it reads values)") == 1
+
+
 def test_dry_run_that_dies_is_said_and_the_next_one_is_asked(
     scripted_run: ScriptedRun, worker: None, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -292,6 +292,22 @@ def test_the_summary_shows_them(story: Story, tmp_path: Path) -> None:
     assert "by              llm   optimizer     human" in console.export_text()
 
 
+def test_the_picture_of_the_summary_replaces_no_committed_one(tmp_path: Path) -> None:
+    files = {"train.py": "A = 1\n", "prepare.py": "B = 1\n", "progress.png": "of the user"}
+    create_repository(tmp_path / "theirs", files, "theirs")
+    story = Story(tmp_path)
+    story.baseline(1.80, 1.82)
+    console = Console(width=300, file=io.StringIO(), record=True)
+
+    summary(story.journal, PROFILE, tmp_path / "theirs", 3.0, console)
+
+    story.journal.close()
+    assert (tmp_path / "theirs" / "progress.png").read_text() == "of the user"
+    picture = story.journal.folder / "progress.png"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert f"picture   {picture}" in console.export_text()
+
+
 def test_the_summary_says_that_the_users_repository_lacks_the_best_state(story: Story, tmp_path: Path) -> None:
     console = Console(width=160, file=io.StringIO(), record=True)
 

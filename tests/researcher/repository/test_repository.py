@@ -248,6 +248,24 @@ def test_a_report_that_the_user_has_committed_is_ours_to_write(tmp_path: Path, n
     assert (workspace.path / name).read_text() == "of this run\n"
 
 
+def test_script_of_another_name_is_what_a_candidate_edits_and_what_trials_call_train_py(tmp_path: Path) -> None:
+    files = FILES | {"train_gpt.py": "A = 1\n", "train.py": "an older one\n"}
+    create_repository(tmp_path / "theirs", files, "theirs")
+
+    with closing(Workspace(tmp_path / "theirs", script="train_gpt.py")) as workspace:
+        base = workspace.head()
+        workspace.restore(GitState(BRANCH, base))
+        (workspace.path / "train_gpt.py").write_text("by hand\n")
+        made = commit(workspace, base)
+        again = workspace.files(made)
+
+    assert again == {"train.py": "A = 2\n", "prepare.py": FILES["prepare.py"]}
+    assert (tmp_path / "theirs" / "train.py").read_text() == "an older one\n"
+    assert (tmp_path / "theirs" / "train_gpt.py.edited-1").read_text() == "by hand\n"
+    with pytest.raises(SubjectError, match=r"a subject needs train_llm\.py and prepare\.py"):
+        Workspace(tmp_path / "theirs", script="train_llm.py")
+
+
 @pytest.mark.parametrize("setting", ["status.showStash", "status.branch", "status.short", "status.aheadBehind"])
 def test_a_clean_repository_is_clean_however_the_user_has_status_shown(path: Path, setting: str) -> None:
     (path / "train.py").write_text("put away")

@@ -74,11 +74,11 @@ def test_range_that_is_nearly_right_is_told_with_its_fix(tmp_path: Path, comment
         ("train.py", "t_start =", "import prepare as p\np.get_batch()\nt_start =", "takes get_batch from prepare.py"),
         ("train.py", "t_start =", "from prepare import *\nt_start =", r"imports \* from prepare.py"),
         ("train.py", "evaluate_bpb(model, tokenizer, DEVICE_BATCH_SIZE)", "1.0", "does not call evaluate_bpb"),
-        ("train.py", '"train")', '"train", 500)', "gives make_dataloader more than"),
-        ("train.py", "model", "network", "no `model` at its module level"),
+        ("train.py", '"train")', '"train", shards=2)', "gives make_dataloader shards, and its stand-in takes only"),
+        ("train.py", '"train")', '"train", 500, 7)', "gives make_dataloader more, and its stand-in takes only"),
+        ("train.py", '"train")', '*("train",))', "gives make_dataloader more, and its stand-in takes only"),
         ("train.py", "TIME_BUDGET", "MAX_SEQ_LEN", "does not import TIME_BUDGET"),
         ("train.py", "import math", "import nowhere_to_be_found", "pip install nowhere_to_be_found"),
-        ("train.py", "import math", "from kernels import get_kernel", "a trial has no network"),
         ("train.py", "import math", "import math math", "train.py does not parse: line"),
         ("prepare.py", "def get_token_bytes", "def token_lengths", "defines no get_token_bytes"),
         ("prepare.py", "MAX_SEQ_LEN = 16", "MAX_SEQ_LEN = len(os.listdir())", "gives MAX_SEQ_LEN no plain number"),
@@ -132,6 +132,7 @@ class Own:
     state: State
     said: io.StringIO
     asked: list[str]
+    files: dict[str, str] = dataclasses.field(default_factory=lambda: FILES)
 
     @property
     def repository(self) -> Path:
@@ -157,7 +158,7 @@ class Own:
         """A trial of the repository's files, changed ones named."""
         choices = self.state.choices()
         assert choices is not None
-        carried = FILES | {f"{name}.py": text for name, text in files.items()}
+        carried = self.files | {f"{name}.py": text for name, text in files.items()}
         profile = choices.trial_profile().with_budget(0.3)
         spec = TrialSpec(
             id="own-1-t1-a0",
