@@ -591,7 +591,7 @@ GUARDS = (
     Guard(
         "a long set-up costs budget",
         "trainer/candidate/budget_clock.py",
-        "max(0.0, self._now() - self._began_at - self._free_setup)",
+        "max(0.0, read_clock(self._setup_clock) - self._began_at - self._free_setup)",
         "0.0",
         _PACE + "long_set_up_costs_budget",
     ),
