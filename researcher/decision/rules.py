@@ -15,7 +15,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from statistics import fmean
+from statistics import fmean, stdev
 
 from researcher.journal.records import (
     Claim,
@@ -33,6 +33,11 @@ MARGIN_LIMIT = 0.5
 CLAIM_FACTOR = 2.0
 CLAIM_PAIRS = 3
 CLAIM_PAIRS_LIMIT = 4
+AGREEING_PAIRS_LIMIT = 6  # pairs of a claim in which the head was better every time
+# The one-sided 0.25 % points of Student's t by the number of pairs, and the least t of a gain that sigma confirms.
+# Together they leave the rate of false claims as it is with sigma alone (tests/bench/decision).
+PAIRED_T = {3: 14.089, 4: 7.453, 5: 5.598, 6: 4.773}
+LEAST_PAIRED_T = 1.6
 # At least this share of a gain on the validation rows must appear on unseen text. Real honest changes showed
 # 0.65 to 0.86 of it there, known text in literals 0.05 to 0.1. Of 100 simulated claims of a gain of 2 sigma
 # (tests/bench/unseen) this rule refuses 0.2 for changes that show 0.85 of it, and 10 for those that show half.
@@ -216,17 +221,20 @@ def _checkpoint(facts: RunFacts) -> str | None:
     return None
 
 
-def judge_claim(head: Sequence[float], base: Sequence[float], sigma: float, unseen_gain: float | None = None) -> Claim:
-    """Compare fresh scores of head and base, both non-empty, in bits per byte.
+def judge_claim(
+    head: Sequence[float], base: Sequence[float], sigma: float, floor: float, unseen_gain: float | None = None
+) -> Claim:
+    """Compare fresh scores of head and base, three to six pairs in the order of their trials, in bits per byte.
 
-    The claim is confirmed if the means differ by more than 2 sigma * sqrt(1/n + 1/m), and if the same trials gain at
-    least `UNSEEN_SHARE` of that on unseen text (None: they have no unseen scores). Otherwise the verdict is None, which
-    asks for one more pair, or rolled back after `CLAIM_PAIRS_LIMIT` pairs. Prompts may contain the reason, so it names
-    no number of the unseen text.
+    The claim is confirmed if the means differ by more than `claim_threshold`, and if the same trials gain at least
+    `UNSEEN_SHARE` of that on unseen text (None: they have no unseen scores). Otherwise the verdict is None, which asks
+    for one more pair, or rolled back: after `CLAIM_PAIRS_LIMIT` pairs, or after `AGREEING_PAIRS_LIMIT` if the head was
+    better in each pair, because then sigma may be too large. Prompts may contain the reason, so it names no number of
+    the unseen text.
     """
     head_score, base_score = fmean(head), fmean(base)
     gain = base_score - head_score
-    threshold = CLAIM_FACTOR * sigma * math.sqrt(1 / len(head) + 1 / len(base))
+    threshold = claim_threshold(head, base, sigma, floor)
     compared = (
         f"{len(head)} fresh seeds give {head_score:.6f} against {base_score:.6f}: "
         f"gain {gain:+.6f}, {threshold:.6f} needed"
@@ -238,8 +246,26 @@ def judge_claim(head: Sequence[float], base: Sequence[float], sigma: float, unse
     if is_gain and not is_known_text:
         verdict: ConfirmationVerdict | None = ConfirmationVerdict.CONFIRMED
     else:
-        verdict = None if len(head) < CLAIM_PAIRS_LIMIT else ConfirmationVerdict.ROLLED_BACK
+        agree = not is_gain and all(theirs > ours for ours, theirs in zip(head, base, strict=True))
+        limit = AGREEING_PAIRS_LIMIT if agree else CLAIM_PAIRS_LIMIT
+        verdict = None if len(head) < limit else ConfirmationVerdict.ROLLED_BACK
     return Claim(verdict, gain, threshold, head_score, base_score, compared, unseen_gain)
+
+
+def claim_threshold(head: Sequence[float], base: Sequence[float], sigma: float, floor: float) -> float:
+    """Return the gain that a claim must exceed, by sigma and by the pairs' own spread, in bits per byte.
+
+    Sigma asks for 2 sigma * sqrt(1/n + 1/m). It may be too large for these pairs, as after a noisy baseline, or too
+    small. Therefore the threshold is at least 1.6 standard errors of the pairs' mean difference, and at most a paired
+    t-test's. From the fifth pair on only the t-test counts. `floor` is the least sigma, also for the pairs.
+    """
+    pairs = len(head)
+    spread = stdev(theirs - ours for ours, theirs in zip(head, base, strict=True))
+    error = max(spread, math.sqrt(2) * floor) / math.sqrt(pairs)
+    by_pairs = PAIRED_T[pairs] * error
+    if pairs > CLAIM_PAIRS_LIMIT:
+        return by_pairs
+    return min(max(CLAIM_FACTOR * sigma * math.sqrt(2 / pairs), LEAST_PAIRED_T * error), by_pairs)
 
 
 def mean_gain(head: Sequence[float | None], base: Sequence[float | None]) -> float | None:

@@ -26,6 +26,7 @@ from researcher.decision.lost_trials import (
 )
 from researcher.decision.machine_speed import REFERENCE_TRIALS, REPEATS_LIMIT, judged_all_the_same, machine_differed
 from researcher.decision.rules import CLAIM_HOURS, CrashReset, Rule, pooled_sigma
+from researcher.decision.setup_time import with_setup
 from researcher.errors import ModelNotUnloaded
 from researcher.journal.reader import JournalReader
 from researcher.journal.records import Experiment, Goal, Pause, PauseCause, Run, Trial
@@ -135,11 +136,20 @@ class RunContext:
             files_sha256=files_digest(files),
             data_sha256=run.data_sha256,
             seed=trial.seed,
-            budget=self.profile.budget,
+            budget=with_setup(self.profile.budget, self._baseline_setups()),
             caps=self.profile.caps,
             score_to_beat=trial.score_to_beat,
             repeat=trial.repeats,
         )
+
+    def _baseline_setups(self) -> list[float] | None:
+        """Return the set-up times of the baseline's own trials, or None until all of them are measured."""
+        baseline = self.journal.numbered(0)
+        if baseline.decision is None:
+            return None
+        own = [trial for trial in self.journal.trials(experiment=baseline.id) if trial.kind is Kind.BASELINE]
+        timings = [result.timing for trial in own if (result := self.journal.result(trial.id)) is not None]
+        return [timing.setup for timing in timings if timing is not None and timing.setup is not None]
 
     def incumbent_commit(self) -> str:
         """Return the parent commit of a candidate: the incumbent's, or the subject's until the baseline is measured."""

@@ -272,7 +272,7 @@ def _at_edge(axes: Axes, xs: Sequence[float], height: float, marker: str, color:
 
 def _claims(axes: Axes, report: RunReport, look: Look) -> None:
     """Draw each claim's own means beside the keeps' optimistic first scores."""
-    label: str | None = "mean of fresh seeds, ±2σ of the difference"
+    label: str | None = "mean of fresh seeds, ± the gain that was needed"
     for each in _decided_claims(report):
         if each.head_score is None or each.threshold is None or each.decided_at is None:
             continue

@@ -62,6 +62,8 @@ class Plan:
         context, seconds = int(shape.constants[NEEDED[0]]), float(shape.constants[NEEDED[1]])
         rows, line = _eval_rows(shape, profile)
         constants = {"MAX_SEQ_LEN": context, "TIME_BUDGET": max(1, round(seconds)), **rows}
+        if shape.uncounted_steps is not None:
+            constants["UNCOUNTED_STEPS"] = shape.uncounted_steps
         adopted = profile.adopted(constants)
         others = (path.resolve() for path in repository.readable)
         wanted = Wanted(

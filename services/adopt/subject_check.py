@@ -22,6 +22,8 @@ from services.adopt.hub_cache import HANDED_OVER, Cache, HubUse, Load, hub_use, 
 from services.adopt.packages import Placed
 from services.adopt.stand_in import DEVICE, FUNCTIONS, IGNORED, LOADER, TAKEN, Helpers, loader_parameters, take_over
 from services.adopt.static_values import Surroundings, Value, read_constants, variables_read
+from services.adopt.uncounted_steps import uncounted_steps
+from trainer.jobs.profile import OWN_UNCOUNTED_STEPS
 
 NEEDED = ("MAX_SEQ_LEN", "TIME_BUDGET")
 IMPOSED = "SEED"
@@ -39,7 +41,8 @@ class Shape:
 
     `constants` are prepare.py's plain numbers and texts, `helpers` its functions that a stand-in takes over,
     `parameters` those of its make_dataloader. `folders` are those that its paths name, `variables` the variables of the
-    environment that it reads. `hub` is what trials need from the cache of a hub. `found` are the lines for the user.
+    environment that it reads. `hub` is what trials need from the cache of a hub. `uncounted_steps` are the first steps
+    that its clock leaves out, None if the text does not tell. `found` are the lines for the user.
     """
 
     constants: dict[str, int | float | str]
@@ -49,6 +52,7 @@ class Shape:
     parameters: tuple[str, ...]
     variables: dict[str, str]
     hub: HubUse
+    uncounted_steps: int | None
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,7 @@ def inspect(files: dict[str, str], around: Surroundings, name: str = "train.py")
         parameters=loader_parameters(prepare),
         variables=variables,
         hub=hub,
+        uncounted_steps=uncounted_steps(train),
     )
 
 
@@ -260,6 +265,13 @@ def _folders(values: Sequence[Value], around: Surroundings) -> Iterator[Path]:
             yield path
 
 
+def _uncounted(steps: int | None) -> str:
+    """Return how many first steps the script's clock leaves out, as text."""
+    if steps is None:
+        return f"and could not tell how many first steps it leaves out, so a trial leaves out {OWN_UNCOUNTED_STEPS}"
+    return f"after its first {steps} steps" if steps > 1 else "after its first step" if steps else "from its first step"
+
+
 def _findings(script: _Script, constants: Mapping[str, Value], prepare: ast.Module) -> Iterator[str]:
     train, tree = script.source, script.tree
     calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
@@ -267,7 +279,7 @@ def _findings(script: _Script, constants: Mapping[str, Value], prepare: ast.Modu
     yield f"takes from prepare.py: {', '.join(sorted(script.used))}"
     seeds = {name.split(".")[-1] for name in calls} & _SEEDS
     yield "sets a seed of its own: every trial's seed is imposed in its place" if seeds else "sets no seed"
-    yield (f"times itself: {constants['TIME_BUDGET']:g} s after its first 11 steps, as our own clock does by the wall")
+    yield f"times itself by the wall: {constants['TIME_BUDGET']:g} s, {_uncounted(uncounted_steps(tree))}"
     yield from _of_the_model(script, calls)
     if not any("val_bpb:" in text for text in texts):
         yield "prints no line `val_bpb:`; the trainer's own score counts in any case"

@@ -181,10 +181,12 @@ class SimulatedRun:
         """Measure fresh pairs until there is a verdict; sigma includes their scores before it is used on them."""
         pairs = CLAIM_PAIRS
         self._sigma = self._repeat(*[head, base] * pairs)
-        while (claim := judge_claim(head.scores[-pairs:], base.scores[-pairs:], self._sigma)).verdict is None:
+        while True:
+            claim = judge_claim(head.scores[-pairs:], base.scores[-pairs:], self._sigma, self._floor)
+            if claim.verdict is not None:
+                return claim
             pairs += 1
             self._sigma = self._repeat(head, base)
-        return claim
 
     def _repeat(self, *codes: Code) -> float:
         """Measure the codes again, in this order. Returns sigma afterwards."""
@@ -245,6 +247,11 @@ def _swinging(chance: Random, trial: int) -> float:
     return chance.gauss() + 1.5 * math.sin(2 * math.pi * trial / 40)
 
 
+def _noisy_baseline(chance: Random, trial: int) -> float:
+    """Draw the noise of a machine that was busy while it measured the baseline: 4 s, afterwards 1 s."""
+    return chance.gauss() * (4 if trial < BASELINE_REPEATS else 1)
+
+
 WORLDS = (
     World("no gain", _none, _normal),
     World("small: 10 % by 0.2 to 2", _some(0.10, 0.2, 2), _normal),
@@ -257,4 +264,6 @@ WORLDS = (
     World("no gain, swinging", _none, _swinging),
     World("mid, heavy tails", _some(0.12, 0.3, 3), _heavy),
     World("mid, swinging", _some(0.12, 0.3, 3), _swinging),
+    World("no gain, noisy baseline", _none, _noisy_baseline),
+    World("mid, noisy baseline", _some(0.12, 0.3, 3), _noisy_baseline),
 )

@@ -13,11 +13,12 @@ from random import Random
 from rich.console import Console
 from rich.table import Table
 
-from researcher.decision.rules import CLAIM_PAIRS, judge_claim, mean_gain
+from researcher.decision.rules import AGREEING_PAIRS_LIMIT, CLAIM_PAIRS, judge_claim, mean_gain
 from researcher.journal.records import ConfirmationVerdict
 
 LUCK_SHOWN = 0.9
 OWN_NOISE = 0.5
+FLOOR = 0.5  # of sigma
 GAINS = (1.6, 2.0, 3.0, 5.0, 10.0)
 SHOWN = (0.05, 0.2, 0.4, 0.5, 0.85)
 
@@ -46,16 +47,16 @@ Side = list[tuple[float, float]]
 
 
 def _side(chance: Random, truth: float, shown: float) -> Side:
-    """Draw four trials of one code: scores on the validation rows and on the unseen ones."""
-    luck = [chance.gauss() for _ in range(CLAIM_PAIRS + 1)]
+    """Draw six trials of one code: scores on the validation rows and on the unseen ones."""
+    luck = [chance.gauss() for _ in range(AGREEING_PAIRS_LIMIT)]
     return [(truth + one, truth * shown + LUCK_SHOWN * one + chance.gauss(0, OWN_NOISE)) for one in luck]
 
 
 def _verdict(head: Side, base: Side, unseen: Callable[[list[float], list[float]], float | None]) -> ConfirmationVerdict:
-    for pairs in (CLAIM_PAIRS, CLAIM_PAIRS + 1):
+    for pairs in range(CLAIM_PAIRS, AGREEING_PAIRS_LIMIT + 1):
         ours, theirs = head[:pairs], base[:pairs]
         gain = unseen([there for _, there in ours], [there for _, there in theirs])
-        verdict = judge_claim([val for val, _ in ours], [val for val, _ in theirs], 1.0, gain).verdict
+        verdict = judge_claim([val for val, _ in ours], [val for val, _ in theirs], 1.0, FLOOR, gain).verdict
         if verdict is not None:
             return verdict
-    raise AssertionError("after one more pair there is a verdict")
+    raise AssertionError("after the last pair there is a verdict")

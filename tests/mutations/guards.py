@@ -384,6 +384,41 @@ GUARDS = (
         _DECISION + "a_claim_needs_two_sigma_and_gets_one_more_pair_before_it_is_rolled_back",
     ),
     Guard(
+        "the spread of a claim's pairs may confirm it",
+        "researcher/decision/rules.py",
+        "LEAST_PAIRED_T * error), by_pairs)",
+        "LEAST_PAIRED_T * error), math.inf)",
+        _DECISION + "pairs_that_agree_confirm_a_gain_although_an_earlier_baseline_was_noisy",
+    ),
+    Guard(
+        "a claim whose pairs agree gets two more",
+        "researcher/decision/rules.py",
+        "AGREEING_PAIRS_LIMIT = 6",
+        "AGREEING_PAIRS_LIMIT = 4",
+        _DECISION + "pairs_that_agree_confirm_a_gain_although_an_earlier_baseline_was_noisy",
+    ),
+    Guard(
+        "only pairs that agree go on",
+        "researcher/decision/rules.py",
+        "limit = AGREEING_PAIRS_LIMIT if agree else CLAIM_PAIRS_LIMIT",
+        "limit = AGREEING_PAIRS_LIMIT",
+        _DECISION + "a_claim_needs_two_sigma_and_gets_one_more_pair_before_it_is_rolled_back",
+    ),
+    Guard(
+        "sigma does not confirm pairs that scatter",
+        "researcher/decision/rules.py",
+        "LEAST_PAIRED_T = 1.6",
+        "LEAST_PAIRED_T = 0.0",
+        _DECISION + "pairs_that_scatter_are_not_confirmed_although_sigma_is_small",
+    ),
+    Guard(
+        "equal scores do not make a spread of nothing",
+        "researcher/decision/rules.py",
+        "max(spread, math.sqrt(2) * floor)",
+        "spread",
+        _DECISION + "equal_scores_of_every_seed_do_not_confirm_a_gain_below_the_floor_of_sigma",
+    ),
+    Guard(
         "rejections are no failures",
         "researcher/decision/rules.py",
         "not outcome.is_without_trial and not outcome.is_infrastructure",
@@ -642,7 +677,7 @@ GUARDS = (
     Guard(
         "a long set-up costs budget",
         "trainer/candidate/budget_clock.py",
-        "max(0.0, self._now() - self._began_at - self._free_setup)",
+        "max(0.0, read_clock(self._setup_clock) - self._began_at - self._free_setup)",
         "0.0",
         _PACE + "long_set_up_costs_budget",
     ),
@@ -721,8 +756,8 @@ GUARDS = (
     Guard(
         "a claim is told what its trials scored on unseen text",
         "researcher/loop/confirmation.py",
-        "claim = judge_claim(head, base, sigma, unseen)",
-        "claim = judge_claim(head, base, sigma)",
+        "run_context.profile.sigma_floor, unseen)",
+        "run_context.profile.sigma_floor)",
         _CLAIMS + "a_gain_that_is_none_on_unseen_text_is_rolled_back_with_the_reason",
     ),
     Guard(

@@ -29,6 +29,7 @@ class BudgetClock:
         channel: Channel,
         *,
         free_setup: float = 0.0,
+        setup_clock: str | None = None,
         overrun: float = 0.0,
     ) -> None:
         self._clock = clock
@@ -38,7 +39,9 @@ class BudgetClock:
         self._channel = channel
         self._free_setup = free_setup
         self._overrun = overrun
-        self._began_at = self._now()
+        self._setup_clock = setup_clock or clock
+        self._began_at = read_clock(self._setup_clock)
+        self._stepped: dict[int, int] = {}
         self._before = 0.0
         self._stepped_at: float | None = None
         self._took = deque[float](maxlen=_STEPS_COMPARED)
@@ -66,21 +69,25 @@ class BudgetClock:
         self.tokens += tokens
         if self._first_batch_at is None:
             self._first_batch_at = time.monotonic()
-            self._before = max(0.0, self._now() - self._began_at - self._free_setup)
+            self._before = max(0.0, read_clock(self._setup_clock) - self._began_at - self._free_setup)
             self._channel.send(ChannelMessage(MessageType.FIRST_BATCH))
             self._end_warmup()
 
-    def optimizer_stepped(self, *_: object) -> None:
-        """Count a step of a script that never calls `progress`. With two optimisers the warm-up ends earlier."""
+    def optimizer_stepped(self, optimizer: object, *_: object) -> None:
+        """Count a step of a script that never calls `progress`. Of several optimisers, the one with most steps counts.
+
+        PyTorch calls this with the optimiser and the arguments of its step.
+        """
         if self._first_batch_at is None or self._asked:
             return
-        self.steps += 1
+        self._stepped[id(optimizer)] = self._stepped.get(id(optimizer), 0) + 1
+        self.steps = max(self._stepped.values())
         self._end_warmup()
         self._report(self._share())
 
     def end_warmup(self) -> None:
         """End the warm-up now. The first batch must have been taken."""
-        self._warm_at, self._warm_step = self._now(), self.steps
+        self._warm_at, self._warm_step = read_clock(self._clock), self.steps
         self._channel.send(ChannelMessage(MessageType.WARM, number=self.steps))
 
     def _end_warmup(self) -> None:
@@ -97,7 +104,9 @@ class BudgetClock:
 
     def _used(self, warm_at: float) -> float:
         """Return the used part of the budget, in the unit of its clock."""
-        return self.steps - self._warm_step if self._clock == "steps" else self._before + self._now() - warm_at
+        return (
+            self.steps - self._warm_step if self._clock == "steps" else self._before + read_clock(self._clock) - warm_at
+        )
 
     def _would_overrun(self) -> bool:
         """Return whether the next step would use more than half of the allowed overrun.
@@ -106,20 +115,22 @@ class BudgetClock:
         """
         if self._warm_at is None or self._clock == "steps":
             return False
-        now = self._now()
+        now = read_clock(self._clock)
         if self._stepped_at is not None:
             self._took.append(now - self._stepped_at)
         self._stepped_at = now
         return bool(self._took) and self._used(self._warm_at) + min(self._took) > self._amount + self._overrun / 2
-
-    def _now(self) -> float:
-        if self._clock != "processor":
-            return time.monotonic()
-        spent = os.times()
-        return time.process_time() + spent.children_user + spent.children_system
 
     def _report(self, share: float) -> None:
         now = time.monotonic()
         if now - self._reported_at >= _REPORT_EVERY_S:
             self._reported_at = now
             self._channel.send(ChannelMessage(MessageType.PROGRESS, number=self.steps, x=share))
+
+
+def read_clock(clock: str) -> float:
+    """Return the seconds of the wall clock, or the processor seconds of this process and of its ended children."""
+    if clock != "processor":
+        return time.monotonic()
+    spent = os.times()
+    return time.process_time() + spent.children_user + spent.children_system

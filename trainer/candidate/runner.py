@@ -47,6 +47,7 @@ class RunnerOrders:
     warmup_steps: int
     warmup_cap_s: float
     free_setup: float
+    setup_clock: str
     overrun: float
     vram_mib: int | None
     rows: int
@@ -78,6 +79,7 @@ def main() -> None:
         orders.warmup_cap_s,
         channel,
         free_setup=orders.free_setup,
+        setup_clock=orders.setup_clock,
         overrun=orders.overrun,
     )
     register_optimizer_step_post_hook(budget_clock.optimizer_stepped)

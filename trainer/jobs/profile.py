@@ -43,20 +43,25 @@ class Profile:
     def with_budget(self, seconds: float) -> Profile:
         """Return the profile with another training time, in seconds of the profile's clock."""
         constants = self.constants | {"TIME_BUDGET": max(1, round(seconds))}
-        return replace(self, constants=constants, budget=replace(self.budget, amount=seconds))
+        cap_s = self.budget.warmup_cap_s
+        if self.budget.clock is Clock.WALL:
+            cap_s = max(_GPU_BUDGET.warmup_cap_s, seconds / 3)
+        return replace(self, constants=constants, budget=replace(self.budget, amount=seconds, warmup_cap_s=cap_s))
 
     def adopted(self, constants: dict[str, int]) -> Profile:
         """Return the profile for a user's own script, which counts wall seconds after its uncounted steps.
 
         `constants` come from its prepare.py: the length of rows, the size of the vocabulary, the training time in
-        seconds, and the number of scored rows if it is not the profile's.
+        seconds, and the number of scored rows if it is not the profile's; and from its train.py: the number of first
+        steps that its clock leaves out. Without a GPU the set-up counts processor seconds, because it is ours to time.
         """
         budget = replace(
             self.budget,
             amount=constants["TIME_BUDGET"],
             clock=Clock.WALL,
-            warmup_steps=OWN_UNCOUNTED_STEPS,
-            warmup_cap_s=_GPU_BUDGET.warmup_cap_s,
+            setup_clock=Clock.WALL if self.device == "cuda" else Clock.PROCESSOR,
+            warmup_steps=constants.get("UNCOUNTED_STEPS", OWN_UNCOUNTED_STEPS),
+            warmup_cap_s=max(_GPU_BUDGET.warmup_cap_s, constants["TIME_BUDGET"] / 3),
             eval_rows=constants.get("EVAL_ROWS", self.budget.eval_rows),
         )
         return replace(self, constants=self.constants | constants, budget=budget)

@@ -68,7 +68,7 @@ class Measurements:
 
 @dataclass(frozen=True)
 class Timing:
-    """The times of a trial's phases. `timed` is in the unit of the budget's clock."""
+    """The times of a trial's phases. `timed` is in the unit of the budget's clock, `setup` in that of its set-up."""
 
     processor_s: float
     start_s: float | None = None
@@ -77,6 +77,7 @@ class Timing:
     timed: float | None = None
     timed_wall_s: float | None = None
     scoring_s: float | None = None
+    setup: float | None = None
 
 
 @dataclass(frozen=True)

@@ -45,8 +45,9 @@ class Budget:
 
     The warm-up begins with the first batch and lasts `warmup_steps` steps or `warmup_cap_s` wall seconds, whichever
     ends first. Then the timed phase lasts until the candidate asks for its score. `setup_s` limits the time before the
-    first batch, `scoring_s` the time after the timed phase. Rows of the unseen slice are for claims; budgets of earlier
-    versions have none.
+    first batch, `scoring_s` the time after the timed phase, both in wall seconds. Set-up counts as training beyond
+    `free_setup`, in `setup_clock`; None is a share of the amount, and the clock of the amount. Rows of the unseen slice
+    are for claims; budgets of earlier versions have none.
     """
 
     amount: float
@@ -58,6 +59,13 @@ class Budget:
     eval_rows: int
     heldout_rows: int
     unseen_rows: int = 0
+    setup_clock: Clock | None = None
+    free_setup: float | None = None
+
+    @property
+    def clock_of_setup(self) -> Clock:
+        """The clock of the time before the first batch."""
+        return self.setup_clock or self.clock
 
     @property
     def wall_limit_s(self) -> float:

@@ -12,6 +12,7 @@ from trainer.jobs import Budget, Clock
 
 _LAST_WORDS_S = 5.0
 _LATE_S = 1.0
+_START_S = 60.0  # of the interpreter and of torch
 
 
 @dataclass(frozen=True)
@@ -99,14 +100,16 @@ def between(clock: Clock, start: Mark, end: Mark, steps: int) -> float:
             return float(steps)
 
 
-def limits(marks: Timeline, budget: Budget, most_trained: float) -> list[Limit]:
-    """Return the limits that apply now, in wall seconds. `most_trained` is in the unit of the budget's clock."""
+def limits(marks: Timeline, budget: Budget, longest: float) -> list[Limit]:
+    """Return the limits that apply now, in wall seconds. The timed phase gets at least `longest` seconds."""
     allotted_s = budget.wall_limit_s - budget.setup_s - budget.warmup_cap_s - budget.scoring_s
+    imports = marks.imported is None and marks.ready is None
     in_setup = marks.first_batch is None and marks.ready is None
     return [
         Limit(marks.launched if marks.ready is None else None, budget.wall_limit_s, "it did not end"),
-        Limit(marks.launched if in_setup else None, budget.setup_s, "it took no first batch"),
-        Limit(marks.warm if marks.ready is None else None, max(allotted_s, most_trained), "it did not end training"),
+        Limit(marks.launched if imports else None, max(_START_S, budget.setup_s), "its modules were not imported"),
+        Limit(marks.imported if in_setup else None, budget.setup_s, "its set-up took no first batch"),
+        Limit(marks.warm if marks.ready is None else None, max(allotted_s, longest), "it did not end training"),
         Limit(marks.ready if marks.scored is None else None, budget.scoring_s, "it was not scored"),
         Limit(marks.scored, _LAST_WORDS_S, "after its score it did not end"),
     ]

@@ -8,8 +8,10 @@ training lost a tenth. The time of these products changes as much as that of tra
 
 from __future__ import annotations
 
+import os
 import re
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from trainer.jobs import Device
 from trainer.sandbox.cgroup import kernel_text
 
 _SIZE, _PRODUCTS = 192, 80
+_BUSY_SHARE = 0.1
 _DRIVER = re.compile(r"\b(\d{3}\.\d+(?:\.\d+)?)\b")
 
 
@@ -38,6 +41,35 @@ def _processor() -> str:
         if name.strip() == "model name":
             return value.strip()
     return "unknown processor"
+
+
+@dataclass(frozen=True)
+class ProcessorTime:
+    """The seconds of all processors of the machine since its start, and those that were not idle."""
+
+    passed_s: float
+    used_s: float
+
+    @classmethod
+    def now(cls) -> ProcessorTime | None:
+        """Read the kernel's counters; return None if it shows none. Time that a hypervisor took away is used time."""
+        name, *ticks = kernel_text(Path("/proc/stat")).partition("\n")[0].split()[:9] or [""]
+        if name != "cpu" or len(ticks) < 5 or not any(map(int, ticks)):
+            return None
+        per_s = os.sysconf("SC_CLK_TCK")
+        passed, idle = sum(map(int, ticks)), int(ticks[3]) + int(ticks[4])
+        return cls(passed / per_s, (passed - idle) / per_s)
+
+
+def busy_text(before: ProcessorTime | None, now: ProcessorTime | None, own_s: float) -> str | None:
+    """Describe for users how busy other programs kept the machine, or return None if they used less than a tenth of it.
+
+    `own_s` are the processor seconds of the trial between both readings.
+    """
+    if before is None or now is None or now.passed_s <= before.passed_s:
+        return None
+    share = (now.used_s - before.used_s - own_s) / (now.passed_s - before.passed_s)
+    return f"the machine was busy: other programs used {share:.0%} of its processors" if share >= _BUSY_SHARE else None
 
 
 def processor_s() -> float:

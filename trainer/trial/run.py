@@ -176,6 +176,7 @@ def _launch(trial: TrialRun, buffers: Buffers, control_fd: int, replica_of: str 
         warmup_steps=budget.warmup_steps,
         warmup_cap_s=budget.warmup_cap_s,
         free_setup=Grace.of(budget).setup,
+        setup_clock=budget.clock_of_setup.value,
         overrun=Grace.of(budget).overrun,
         vram_mib=vram_mib(spec, config),
         rows=layout.rows,

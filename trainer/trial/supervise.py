@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from trainer.candidate.protocol import Channel, ChannelFault, ChannelMessage, MessageType
-from trainer.jobs import Outcome, Progress, TrialSpec
+from trainer.jobs import Clock, Outcome, Progress, TrialSpec
 from trainer.jobs.redaction import Redact
 from trainer.sandbox.cgroup import group_memory_mib
 from trainer.sandbox.launch import ExitReport, GuardedProcess
@@ -23,10 +23,11 @@ from trainer.sandbox.output import Output, readable
 from trainer.sandbox.step_lines import Printed
 from trainer.sandbox.usage import Ledger, Usage, held_once_mib
 from trainer.scoring.cross_entropy import Unscorable
+from trainer.trial import machine
 from trainer.trial.disk_usage import Hidden, Holdings
 from trainer.trial.limits import Mark, PeakUsage, Reported, Timeline, between, limits
 from trainer.trial.outcome import Termination
-from trainer.trial.training_time import most_trained, trained
+from trainer.trial.training_time import most_trained, tolerated, trained
 
 _TICK_S = 0.1
 _SAMPLE_S = 0.5
@@ -86,6 +87,7 @@ class Supervisor:
         self.peaks = PeakUsage()
         self.marks = Timeline(Mark(time.monotonic(), 0.0))
         self._group_before_mib = group_memory_mib()
+        self._machine_before = machine.ProcessorTime.now()
         self.stop: Termination | None = None
         self.ending: ExitReport | None = None
         self._stopped_s: float | None = None
@@ -115,13 +117,21 @@ class Supervisor:
             return None
         return between(self._spec.budget.clock, warm, ready, self.claims.steps)
 
+    @property
+    def setup(self) -> float | None:
+        """The length of the set-up in its own clock, or None if there was no first batch."""
+        imported, first = self.marks.imported, self.marks.first_batch
+        if imported is None or first is None:
+            return None
+        return between(self._spec.budget.clock_of_setup, imported, first, 0)
+
     def _mark(self) -> Mark:
         self._ledger.measure()
         return Mark(time.monotonic(), self._ledger.processor_s)
 
-    def _end(self, outcome: Outcome, reason: str) -> None:
+    def _end(self, outcome: Outcome, reason: str, disturbed: str | None = None) -> None:
         if self.stop is None:
-            self.stop = Termination(outcome, reason)
+            self.stop = Termination(outcome, reason, disturbed)
             self._stopped_s = time.monotonic()
             self._guarded.stop()
 
@@ -238,7 +248,7 @@ class Supervisor:
         self._hold_to_disk(usage)
         mark = Mark(now, self._ledger.processor_s)
         if self.marks.saved is None:
-            self._overtime(mark)
+            self._overtime(mark, may_run_on=True)
         self._report_mark(mark)
 
     def _hold_to_caps(self, usage: Usage) -> None:
@@ -270,13 +280,26 @@ class Supervisor:
                 f"it filled the disk with {held.files} files, {held.mib:.0f} MiB; the cap is {cap_mib} MiB",
             )
 
-    def _overtime(self, now: Mark) -> bool:
-        """End the candidate if it trained too long, in any phase, and return whether it did."""
-        account = trained(self.marks, self._spec.budget, now)
-        fault = account.fault(self._spec.budget) if account is not None else None
-        if fault is not None:
-            self._end(Outcome.TIMED_OUT, fault)
-        return fault is not None
+    def _overtime(self, now: Mark, *, may_run_on: bool = False) -> bool:
+        """End the candidate if it trained too long, in any phase, and return whether it did.
+
+        On a busy machine, one that may run on is ended only beyond the tolerated time, because an end within it may be
+        due to the machine. Such a time-out does not count at once, and a later one does.
+        """
+        budget = self._spec.budget
+        account = trained(self.marks, budget, now)
+        fault = account.fault(budget) if account is not None else None
+        if account is None or fault is None:
+            return False
+        is_near = account.in_all - most_trained(budget) <= tolerated(budget)
+        busy = self._busy() if is_near and budget.clock is Clock.WALL else None
+        if busy is not None and may_run_on:
+            return False
+        self._end(Outcome.TIMED_OUT, fault, busy)
+        return True
+
+    def _busy(self) -> str | None:
+        return machine.busy_text(self._machine_before, machine.ProcessorTime.now(), self._ledger.processor_s)
 
     def _check(self) -> None:
         now = time.monotonic()
@@ -289,9 +312,9 @@ class Supervisor:
         marks, budget, first = self.marks, self._spec.budget, self.marks.first_batch
         if first is not None and marks.warm is None and now - first.wall_s >= budget.warmup_cap_s:
             marks.warm = self._mark()
-        for limit in limits(marks, budget, most_trained(budget)):
+        for limit in limits(marks, budget, most_trained(budget) + tolerated(budget) + 2 * _SAMPLE_S):
             if limit.since is not None and now - limit.since.wall_s > limit.wall_s:
-                self._end(Outcome.TIMED_OUT, f"{limit.failure} within {limit.wall_s:g} s")
+                self._end(Outcome.TIMED_OUT, f"{limit.failure} within {limit.wall_s:g} s", self._busy())
 
     def _report_mark(self, now: Mark) -> None:
         marks, budget = self.marks, self._spec.budget

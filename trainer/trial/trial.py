@@ -121,7 +121,7 @@ def _result(spec: TrialSpec, config: WorkerConfig, clock: _Clock, seen: Supervis
     ending = supervisor.ending
     processor_s = max(supervisor.peaks.processor_s, ending.processor_s if ending is not None else 0.0)
     peak_mib = max(supervisor.peaks.rss_mib, ending.peak_rss_mib if ending is not None else 0.0)
-    timing = _timing(processor_s, supervisor.marks, supervisor.timed)
+    timing = _timing(processor_s, supervisor.marks, supervisor.timed, supervisor.setup)
     return TrialResult(
         id=spec.id,
         spec_digest=spec.digest,
@@ -154,7 +154,7 @@ def _result(spec: TrialSpec, config: WorkerConfig, clock: _Clock, seen: Supervis
     )
 
 
-def _timing(processor_s: float, marks: Timeline, timed: float | None) -> Timing:
+def _timing(processor_s: float, marks: Timeline, timed: float | None, setup: float | None) -> Timing:
     """Return the lengths of a trial's phases, from their recorded moments."""
     return Timing(
         processor_s=processor_s,
@@ -164,6 +164,7 @@ def _timing(processor_s: float, marks: Timeline, timed: float | None) -> Timing:
         timed=timed,
         timed_wall_s=_wall_between(marks.warm, marks.ready),
         scoring_s=_wall_between(marks.ready, marks.scored),
+        setup=setup,
     )
 
 

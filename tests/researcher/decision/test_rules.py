@@ -13,8 +13,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from researcher.decision.rules import (
+    AGREEING_PAIRS_LIMIT,
     CLAIM_PAIRS,
-    CLAIM_PAIRS_LIMIT,
     KEEPS_BEFORE_CLAIM,
     NEAR_THE_END,
     REMEASURE_EVERY,
@@ -153,16 +153,67 @@ def test_sigma_is_pooled_over_groups_and_ignores_their_means() -> None:
     ("head", "base", "verdict"),
     [
         ([1.70] * 3, [1.80] * 3, ConfirmationVerdict.CONFIRMED),
+        ([1.79] * 3, [1.80] * 3, None),
         ([1.80] * 3, [1.80] * 3, None),
         ([1.80] * 4, [1.80] * 4, ConfirmationVerdict.ROLLED_BACK),
-        ([1.79] * 4, [1.80] * 4, ConfirmationVerdict.ROLLED_BACK),
         ([1.90] * 4, [1.80] * 4, ConfirmationVerdict.ROLLED_BACK),
     ],
 )
 def test_a_claim_needs_two_sigma_and_gets_one_more_pair_before_it_is_rolled_back(
     head: list[float], base: list[float], verdict: ConfirmationVerdict | None
 ) -> None:
-    assert judge_claim(head, base, sigma=0.01).verdict is verdict
+    assert judge_claim(head, base, sigma=0.01, floor=0.001).verdict is verdict
+
+
+GAINS = (0.101, 0.102, 0.099, 0.098, 0.1, 0.1)  # of six pairs
+
+
+@pytest.mark.parametrize(
+    ("gains", "pairs", "verdict"),
+    [
+        (GAINS, 3, ConfirmationVerdict.CONFIRMED),
+        ((0.15, 0.09, 0.1, 0.06), 3, None),
+        ((0.15, 0.09, 0.1, 0.06), 4, None),
+        ((0.15, 0.09, 0.1, -0.001), 4, ConfirmationVerdict.ROLLED_BACK),
+        ((0.15, 0.09, 0.1, 0.06, 0.1), 5, ConfirmationVerdict.CONFIRMED),
+        ((0.25, 0.05, 0.1, 0.06, 0.1), 5, None),
+        ((0.25, 0.05, 0.1, 0.06, -0.001), 5, ConfirmationVerdict.ROLLED_BACK),
+        ((0.25, 0.05, 0.1, 0.06, 0.1, 0.1), 6, ConfirmationVerdict.ROLLED_BACK),
+    ],
+)
+def test_pairs_that_agree_confirm_a_gain_although_an_earlier_baseline_was_noisy(
+    gains: tuple[float, ...], pairs: int, verdict: ConfirmationVerdict | None
+) -> None:
+    claim = judge_claim([1.80 - gain for gain in gains[:pairs]], [1.80] * pairs, sigma=0.2, floor=0.003)
+
+    assert claim.verdict is verdict
+    assert (claim.gain > claim.threshold) is (verdict is ConfirmationVerdict.CONFIRMED)
+
+
+def test_pairs_that_scatter_are_not_confirmed_although_sigma_is_small() -> None:
+    scattered = judge_claim([1.70, 1.78, 1.76, 1.87], [1.80] * 4, sigma=0.005, floor=0.003)
+
+    assert scattered.gain > 2 * 0.005 * math.sqrt(2 / 4)
+    assert scattered.verdict is ConfirmationVerdict.ROLLED_BACK
+
+
+@pytest.mark.parametrize("pairs", [3, 4, 5, 6])
+def test_equal_scores_of_every_seed_do_not_confirm_a_gain_below_the_floor_of_sigma(pairs: int) -> None:
+    assert judge_claim([1.799] * pairs, [1.80] * pairs, sigma=0.2, floor=0.003).verdict in (
+        None,
+        ConfirmationVerdict.ROLLED_BACK,
+    )
+
+
+def test_agreeing_pairs_find_most_gains_that_a_noisy_baseline_would_hide() -> None:
+    chance = random.Random(7)
+
+    def is_found(sigma: float) -> bool:
+        head, base = ([chance.gauss(truth, 1) for _ in range(AGREEING_PAIRS_LIMIT)] for truth in (0.0, 4.0))
+        verdicts = (judge_claim(head[:pairs], base[:pairs], sigma, 0.25).verdict for pairs in range(CLAIM_PAIRS, 7))
+        return next(verdict for verdict in verdicts if verdict is not None) is ConfirmationVerdict.CONFIRMED
+
+    assert sum(is_found(sigma=4) for _ in range(500)) > 400, "sigma alone asks for 5.7"
 
 
 @pytest.mark.parametrize(
@@ -179,7 +230,7 @@ def test_a_claim_needs_two_sigma_and_gets_one_more_pair_before_it_is_rolled_back
 def test_a_claim_needs_a_third_of_its_gain_on_unseen_text(
     unseen_gain: float | None, pairs: int, verdict: ConfirmationVerdict | None
 ) -> None:
-    claim = judge_claim([1.70] * pairs, [1.80] * pairs, 0.01, unseen_gain)
+    claim = judge_claim([1.70] * pairs, [1.80] * pairs, 0.01, 0.01, unseen_gain)
 
     assert claim.verdict is verdict
     assert claim.unseen_gain == unseen_gain
@@ -188,7 +239,7 @@ def test_a_claim_needs_a_third_of_its_gain_on_unseen_text(
 
 
 def test_a_gain_on_unseen_text_makes_up_for_none_on_the_validation_rows() -> None:
-    assert judge_claim([1.80] * 4, [1.80] * 4, 0.01, 0.1).verdict is ConfirmationVerdict.ROLLED_BACK
+    assert judge_claim([1.80] * 4, [1.80] * 4, 0.01, 0.01, 0.1).verdict is ConfirmationVerdict.ROLLED_BACK
 
 
 def test_a_mean_of_scores_that_are_not_all_there_is_none() -> None:
@@ -245,10 +296,10 @@ def test_pure_noise_is_walked_on_but_hardly_ever_confirmed() -> None:
         if head_is_baseline:
             continue
         pairs, verdict = CLAIM_PAIRS, None
-        head = [chance.gauss(10, 1) for _ in range(CLAIM_PAIRS_LIMIT)]
-        base = [chance.gauss(10, 1) for _ in range(CLAIM_PAIRS_LIMIT)]
+        head = [chance.gauss(10, 1) for _ in range(AGREEING_PAIRS_LIMIT)]
+        base = [chance.gauss(10, 1) for _ in range(AGREEING_PAIRS_LIMIT)]
         while verdict is None:
-            verdict = judge_claim(head[:pairs], base[:pairs], sigma=1).verdict
+            verdict = judge_claim(head[:pairs], base[:pairs], sigma=1, floor=0.5).verdict
             pairs += 1
         confirmed += verdict is ConfirmationVerdict.CONFIRMED
 

@@ -49,7 +49,7 @@ def test_unedited_script_of_the_known_shape_is_told_what_it_is(tmp_path: Path) -
     told = "\n".join(shape.found)
     for words in (
         "a seed of its own",
-        "2 s after its first 11 steps",
+        "2 s, after its first 11 steps",
         "compiled",
         "MATRIX_LR 0.001..0.1 log",
         "trust: ",

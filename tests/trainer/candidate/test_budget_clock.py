@@ -64,9 +64,12 @@ def test_script_that_never_asks_is_counted_by_its_optimiser(ends: tuple[Channel,
     budget_clock = BudgetClock("wall", 1000, 2, 1000.0, ends[0])
     budget_clock.batch_taken(1)
 
-    budget_clock.optimizer_stepped()
+    muon, adam = object(), object()
+
+    for optimizer in (muon, adam):
+        budget_clock.optimizer_stepped(optimizer, (), {})
     assert words(ends[1]) == [MessageType.FIRST_BATCH]
-    budget_clock.optimizer_stepped()
+    budget_clock.optimizer_stepped(muon, (), {})
 
     assert words(ends[1]) == [MessageType.WARM]
     assert budget_clock.steps == 2
@@ -85,7 +88,7 @@ class Seconds:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 100.0
-        monkeypatch.setattr(BudgetClock, "_now", lambda _: self.now)
+        monkeypatch.setattr("trainer.candidate.budget_clock.read_clock", lambda _: self.now)
 
     def pass_by(self, seconds: float) -> None:
         self.now += seconds
@@ -99,6 +102,17 @@ def test_long_set_up_costs_budget(ends: tuple[Channel, Channel], monkeypatch: py
     budget_clock.batch_taken(1)
 
     assert budget_clock.progress() == pytest.approx(0.25)
+
+
+def test_set_up_is_read_from_its_own_clock(ends: tuple[Channel, Channel], monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = {"wall": 100.0, "processor": 5.0}
+    monkeypatch.setattr("trainer.candidate.budget_clock.read_clock", seconds.__getitem__)
+    budget_clock = BudgetClock("wall", 10, 0, 0.0, ends[0], free_setup=0.5, overrun=1, setup_clock="processor")
+    seconds.update(wall=160.0, processor=7.5)
+
+    budget_clock.batch_taken(1)
+
+    assert budget_clock.progress() == pytest.approx(0.2)
 
 
 def test_short_set_up_costs_nothing(ends: tuple[Channel, Channel], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import pytest
 from tests.fixtures.trials import STEPS
 from trainer.jobs import PROFILES, Clock
 from trainer.trial.limits import Mark, Timeline
-from trainer.trial.training_time import Grace, Trained, most_trained, trained
+from trainer.trial.training_time import Grace, Trained, most_trained, tolerated, trained
 
 BUDGET = dataclasses.replace(STEPS, clock=Clock.PROCESSOR, amount=15)
 ON_THE_WALL = dataclasses.replace(PROFILES["80gb"].budget, clock=Clock.WALL, amount=300)
@@ -63,7 +63,9 @@ def test_set_up_beyond_what_is_free_and_saving_are_training() -> None:
     assert found.timed == pytest.approx(15.7)
     assert found.in_all == pytest.approx(17.4)
     assert (
-        found.fault(BUDGET) == "it trained 17.4 processor seconds, 1.7 of them before its first batch; the budget is 15"
+        found.fault(BUDGET)
+        == "its set-up, of which 0.3 processor seconds are free, took too long: it trained 17.4 processor seconds, "
+        "with 1.7 processor seconds before its first batch; the budget is 15"
     )
 
 
@@ -87,3 +89,57 @@ def test_what_is_free_is_a_small_share_of_a_budget_of_processor_seconds(amount: 
 
 def test_what_is_free_is_a_small_share_of_a_budget_on_the_wall() -> None:
     assert (most_trained(ON_THE_WALL) + Grace.of(ON_THE_WALL).setup) / 300 - 1 <= 0.081
+
+
+@pytest.mark.parametrize(
+    ("found", "phase"),
+    [
+        (Trained(before=0.0, timed=18.0, asked=0.0), "its training took too long"),
+        (Trained(before=0.1, timed=18.0, asked=0.1), "its training took too long"),
+        (Trained(before=3.0, timed=15.0, asked=0.0), "its set-up, of which 0.3 processor seconds are free, took"),
+        (Trained(before=0.0, timed=15.0, asked=2.0), "its answers took too long"),
+        (
+            Trained(before=0.0, timed=18.0, asked=0.0, cut=True),
+            "its warm-up of 11 steps, of which 100 s are free, took",
+        ),
+    ],
+)
+def test_a_time_out_names_the_phase_that_ran_out(found: Trained, phase: str) -> None:
+    budget = dataclasses.replace(BUDGET, warmup_steps=11, warmup_cap_s=100)
+
+    assert (found.fault(budget) or "").startswith(phase)
+
+
+def test_warm_up_that_ends_at_its_cap_is_known() -> None:
+    budget = dataclasses.replace(ON_THE_WALL, warmup_steps=11, warmup_cap_s=100)
+    begun = Timeline(at(0), imported=at(0), first_batch=at(1), warm=at(101))
+
+    cut, whole = (trained(dataclasses.replace(begun, warm=at(warm)), budget, at(500)) for warm in (101, 100))
+
+    assert cut is not None
+    assert whole is not None
+    assert (cut.cut, whole.cut) == (True, False)
+
+
+@pytest.mark.parametrize(("free", "before"), [(None, 7.0), (4.0, 6.0), (20.0, 0.0), (0.1, 7.0)])
+def test_set_up_is_free_as_far_as_the_baselines(free: float | None, before: float) -> None:
+    budget = dataclasses.replace(ON_THE_WALL, amount=10, free_setup=free)
+    found = trained(Timeline(at(0), imported=at(0), first_batch=at(10)), budget, at(10))
+
+    assert found is not None
+    assert found.before == pytest.approx(before)
+
+
+def test_set_up_without_a_gpu_counts_processor_seconds_beside_a_budget_of_wall_seconds() -> None:
+    budget = dataclasses.replace(ON_THE_WALL, amount=10, setup_clock=Clock.PROCESSOR, free_setup=2.0)
+    waited = Timeline(Mark(0, 0), imported=Mark(10, 1), first_batch=Mark(70, 4), warm=Mark(71, 5))
+
+    found = trained(waited, budget, Mark(80, 9))
+
+    assert found is not None
+    assert (found.before, found.timed) == (pytest.approx(1.0), pytest.approx(9.0))
+
+
+@pytest.mark.parametrize(("amount", "free", "late"), [(300, None, 15), (300, 40, 40), (300, 600, 60), (2, 0.1, 2)])
+def test_a_busy_machine_excuses_no_more_than_the_free_set_up(amount: float, free: float | None, late: float) -> None:
+    assert tolerated(dataclasses.replace(ON_THE_WALL, amount=amount, free_setup=free)) == pytest.approx(late)
