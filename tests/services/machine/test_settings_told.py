@@ -12,6 +12,7 @@ from researcher.config.setting import Source
 from researcher.config.settings import TABLE
 from services import __main__ as stack
 from services import cli
+from services.stack.end_action import ACTIONS
 from tests import ROOT
 
 PAGES = "".join(page.read_text() for page in sorted({*ROOT.glob("README.md"), *ROOT.glob("*/README.md")}))
@@ -19,7 +20,8 @@ KEY = re.compile(r"\b[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+\b")
 OF_A_SUBJECT = {"TIME_BUDGET", "ALL_CAPS"}  # constants of train.py and of somebody else's prepare.py
 OF_THE_SCRIPTS = {"OVERNIGHT_VENV"}
 # Options of `run` that are no setting of this name: what is detected or made of them is.
-OF_THE_VERB = {"state", "profile", "subject", "text", "redis_url", "unsafe_local"}
+OF_THE_VERB = {"state", "profile", "subject", "text", "redis_url", "then", "unsafe_local"}
+OF_THE_CLOUDS = {name for action in ACTIONS.values() for name in action.variables}
 VERBS = [verb for app in (cli.app, stack.app) for verb in typer.main.get_group(app).commands.values()]
 
 
@@ -42,7 +44,7 @@ def test_options_that_set_a_key_say_of_it_what_the_table_says() -> None:
 
 
 def test_pages_name_no_key_that_is_not_in_the_table() -> None:
-    assert set(KEY.findall(PAGES)) - OF_A_SUBJECT - OF_THE_SCRIPTS <= set(TABLE)
+    assert set(KEY.findall(PAGES)) - OF_A_SUBJECT - OF_THE_SCRIPTS - OF_THE_CLOUDS <= set(TABLE)
 
 
 def test_every_key_that_gpu_env_does_not_show_is_on_a_page() -> None:
