@@ -38,7 +38,7 @@ or more of it: scripts/up with a larger limit, docker compose restart researcher
 NOTICED_S = 1.0
 REQUIRED = ("redis", "trainer", "researcher")
 PREPARING = ("secrets", "data")  # compose starts them, because required services depend on them
-BESIDE_S = 15.0  # enough to start containers whose images are there
+BESIDE_S = 60.0  # enough to start containers whose images are there, after one-shots on a busy machine
 
 
 @dataclass(frozen=True)
