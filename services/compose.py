@@ -154,12 +154,13 @@ class Stack:
     def start_beside(
         self, project: ComposeProject, services: Sequence[str], output: IO[bytes]
     ) -> subprocess.Popen[bytes]:
-        """Start the same for services that nothing waits for, without those that they depend on; return the process.
+        """Start the same without waiting for health; return the process. With --no-deps, Compose 2.26 takes each
+        container for a changed one.
 
         It writes to `output` and has a session of its own, so that neither Ctrl-C nor the end of this process stops it.
         """
         return subprocess.Popen(
-            ["docker", "compose", *project.files, "up", "--detach", "--no-deps", *services],
+            ["docker", "compose", *project.files, "up", "--detach", *services],
             cwd=project.folder,
             env=project.environment,
             stdin=subprocess.DEVNULL,

@@ -38,7 +38,7 @@ or more of it: scripts/up with a larger limit, docker compose restart researcher
 NOTICED_S = 1.0
 REQUIRED = ("redis", "trainer", "researcher")
 PREPARING = ("secrets", "data")  # compose starts them, because required services depend on them
-BESIDE_S = 15.0  # enough to start containers whose images are there
+BESIDE_S = 60.0  # enough to start containers whose images are there, after one-shots on a busy machine
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def _missing(stack: Stack, services: Sequence[str], without_container: str) -> I
     there = {each.service: each for each in stack.containers()}
     for name in services:
         if name not in there:
-            yield f"{name:<11}not started: {without_container}"
+            yield f"{name:<10} not started: {without_container}"
         elif not there[name].is_well:
             yield container_text(stack, there[name])
 
@@ -157,10 +157,12 @@ def times(began: datetime, ended: datetime, after: Sequence[Container]) -> str:
 
 def container_text(stack: Stack, container: Container) -> str:
     """Return one line about a container; if it is not well, the line ends with its last message."""
-    line = f"{container.service:<11}{container.in_words()}"
+    line = f"{container.service:<10} {container.in_words()}"
     if container.is_well or container.state == "created":
         return line
-    last = container.health_output or next(iter(stack.last_lines(container, 1)), "it printed nothing")
+    last = container.health_output or next(iter(stack.last_lines(container, 1)), None)
+    if last is None:
+        return line if container.health == "starting" else f"{line}: it printed nothing"
     return f"{line}: {' '.join(last.splitlines())}"
 
 

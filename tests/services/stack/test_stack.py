@@ -64,6 +64,7 @@ services:
   ollama:
     <<: *idle
     image: ${OLLAMA_IMAGE:-overnight-test/python:3.11}
+    depends_on: {data: {condition: service_completed_successfully}}
     profiles: [ollama]
     pull_policy: ${PULL:-missing}
   model:
