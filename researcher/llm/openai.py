@@ -15,7 +15,6 @@ import re
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -32,6 +31,7 @@ from researcher.llm.stream import (
     connection_fault,
     error_message,
     error_text,
+    retry_after_s,
     unicode,
     unquoted,
     usable,
@@ -241,7 +241,7 @@ class OpenAiClient:
     def _refusal(self, response: httpx.Response) -> LlmUnavailable | LlmServerFault:
         """Return the error for a status other than 200."""
         status, message = response.status_code, self._plain(error_text(response)) or "without a word"
-        if (rest_s := _retry_after_s(response, self._clock())) is not None:
+        if (rest_s := retry_after_s(response, self._clock())) is not None:
             self._resting_until = self._clock() + min(rest_s, LONGEST_REST_S)
         if status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
             place = self.settings.key_file or "no key was given"
@@ -394,13 +394,3 @@ def _error_in(seen: httpx.Response) -> str | None:
     except ValueError:
         return None
     return error_message(body) if isinstance(body, dict) and body.get("error") else None
-
-
-def _retry_after_s(response: httpx.Response, now: float) -> float | None:
-    text = response.headers.get("Retry-After", "").strip()
-    if re.fullmatch(r"\d{1,9}(\.\d+)?", text):
-        return float(text)
-    try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - now)
-    except (ValueError, OverflowError):
-        return None

@@ -13,6 +13,7 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 from functools import cache
 from typing import Any, TypeVar
 
@@ -228,3 +229,14 @@ def unicode(text: str) -> str:
 def _count(value: object) -> int | None:
     """Return a whole number, or None for any other value."""
     return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def retry_after_s(response: httpx.Response, now: float) -> float | None:
+    """Return the seconds that the header Retry-After asks to wait, from `now` in seconds since the epoch, or None."""
+    text = response.headers.get("Retry-After", "").strip()
+    if re.fullmatch(r"\d{1,9}(\.\d+)?", text):
+        return float(text)
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - now)
+    except (ValueError, OverflowError):
+        return None

@@ -32,6 +32,7 @@ from researcher.errors import BadLlmResponse, EditError, ReasoningUsedUpOutput, 
 from researcher.prompting.chat_markers import whole
 from researcher.prompting.code_fences import FENCE, Fence, Lines
 from researcher.prompting.knob_json import JSON_FORM, is_move, read_move
+from researcher.prompting.thoughts import REASONING, without_thoughts
 from researcher.source.definitions import defined_name
 from researcher.source.knobs import read_literal
 from researcher.source.proposal import (
@@ -45,72 +46,6 @@ from researcher.source.proposal import (
 )
 from researcher.source.syntax import LINE_END
 from trainer.jobs import TRAIN_LIMIT_BYTES
-
-# The marks around reasoning: <think> and similar names, with a prefix (Seed, LongCat) or attributes; Mistral's [THINK];
-# Kimi's ◁think▷; <|...|> of Cohere, OpenThinker, Solar and Apertus; MedGemma's <unused94>; the channels of Gemma and
-# Harmony; the last line of Ollama's command. Harmony, Granite, Apriel and others mark the answer instead of the end of
-# the reasoning; Harmony's marks may come without brackets. Open WebUI and others fold reasoning into <details>.
-_NAME = r"(?i:think(?:ing)?|thoughts?|reasoning(?:_content)?|reflection|scratchpad|analysis|rationale|antthinking)"
-_MARK = re.compile(
-    rf"(?P<begin><(?:[\w.-]{{1,20}}[:_])?{_NAME}(?:\s[^<>]*(?<!/))?>"
-    rf"|<[|｜](?i:begin[_▁]of[_▁]|start_)?{_NAME}(?i:_start|_begin)?[|｜]>"
-    r"|\[(?:THINK|THINKING|REASONING)\]|◁think▷|<\|inner_prefix\|>|<unused94>"
-    r"|<\|channel>(?=\s*\w)|<\|channel\|>(?!\s*final\b)(?=\s*\w))"
-    rf"|(?P<end></(?:[\w.-]{{1,20}}[:_])?{_NAME}\s*>|<[|｜](?i:/|end[_▁]of[_▁]|end_){_NAME}[|｜]>"
-    rf"|<[|｜]{_NAME}(?i:_end)[|｜]>|\[/(?:THINK|THINKING|REASONING)\]|◁/think▷|<\|inner_suffix\|>|<unused95>"
-    r"|<channel\|>|^\.\.\.done thinking\.$)"
-    r"|(?P<answer><\|channel\|>\s*final\b\s*(?:<\|constrain\|>\s*\w*\s*)?(?:<\|message\|>)?|<\|content\|>"
-    r"|assistantfinal(?![a-z])|<\|begin_of_(?:solution|box)\|>|<\|START_(?:RESPONSE|TEXT)\|>|\[BEGIN FINAL RESPONSE\]"
-    r"|^Here(?: is|'s) my response:)"
-    r"|(?P<fold></?details\b[^<>]*>(?:\s*<summary>[^<>]*</summary>)?)",
-    re.MULTILINE,
-)
-_FOLDS_THOUGHTS = re.compile("think|thought|reason", re.IGNORECASE)
-_ANSWER_END = re.compile(
-    r"(?:(?:<\|(?:end|return|end_of_(?:solution|box)|END_(?:RESPONSE|TEXT))\|>|\[END FINAL RESPONSE\])\s*+)+\Z"
-)
-_TAGGED = re.compile(r"^\s*<(answer|final_answer|response|output)>(?P<inside>.*)</\1>\s*\Z", re.DOTALL | re.MULTILINE)
-
-
-def without_thoughts(text: str) -> str:
-    """Return `text` without its reasoning, and without a mark of the answer's end.
-
-    Reasoning without an end includes the rest of the text. Reasoning without a beginning includes all text before its
-    end, because chat templates may open it.
-    """
-    kept, depth, folds, position = [], 0, 0, 0
-    for mark in _MARK.finditer(text):
-        before = folds
-        if mark.lastgroup == "fold" and (folds := _folds(folds, mark.group())) == before:
-            continue  # a fold of something else
-        if depth == before == 0:
-            kept.append(text[position : mark.start()])
-        if mark.lastgroup == "begin":
-            depth += 1
-        elif mark.lastgroup == "end" and depth:
-            depth -= 1
-        elif mark.lastgroup != "fold":
-            kept.clear()
-        if mark.lastgroup == "answer":
-            depth = folds = 0
-        position = mark.end()
-    answer = _ANSWER_END.sub("", "".join(kept) + (text[position:] if depth == folds == 0 else ""))
-    tagged = _TAGGED.search(answer)  # all before an answer in tags of its own is reasoning
-    return answer if tagged is None else tagged["inside"]
-
-
-def _folds(folds: int, mark: str) -> int:
-    """Return how many folds are open after a mark, beginning with one of reasoning."""
-    return max(folds - 1, 0) if mark.startswith("</") else folds + bool(folds or _FOLDS_THOUGHTS.search(mark))
-
-
-def with_thoughts(thoughts: str, text: str) -> str:
-    """Join both texts for storage, such that `without_thoughts` gives the same for the result as for `text`."""
-    if not thoughts:
-        return text
-    # A mark that is quoted inside the reasoning must not end it.
-    return f"<think>{_MARK.sub(lambda mark: '(' + mark.group()[1:], thoughts)}</think>\n{text}"
-
 
 TITLE_CHARACTERS = 100
 HYPOTHESIS_CHARACTERS = 300
@@ -139,7 +74,7 @@ _SET = re.compile(r"[\s>*`-]*+SET\s++`?(?:([\w.]++)`?\s*+=(.*+)|[A-Z][A-Z0-9_]*+
 _ASSIGNMENT = re.compile(r"([A-Z][A-Z0-9_]*+)\s*+=(?!=)(.*+)")
 _FUNCTION = re.compile(r"[\s#>*`-]*+(?:FUNCTION|METHOD|CLASS)\b(?:\s*+:)?\s*+[`*]*+([\w.]++)(?:\(\))?[\s*`:]*+")
 _HEADINGS = {EditFormat.SET: (_SET,), EditFormat.FUNCTION: (_FUNCTION,), EditFormat.SEARCH: (_SEARCH, _REPLACE)}
-_THOUGHT_FENCE = re.compile(rf"\s*[`~]{{3,}}+\s*{_NAME}\s*")
+_THOUGHT_FENCE = re.compile(rf"\s*[`~]{{3,}}+\s*{REASONING}\s*")
 _LABEL = re.compile(  # an unknown tag may stand before a label
     r"(?:\s{0,9}</?[\w:.|-]{1,40}>)?[\s*#_>-]*+(?:(?P<title>TITLE)|HYPOTHESIS)[\s*]*+:(?P<words>.*+)", re.IGNORECASE
 )

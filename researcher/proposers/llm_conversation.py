@@ -40,10 +40,9 @@ from researcher.prompting.reply_parser import (
     formats_in,
     one_line,
     read_reply,
-    with_thoughts,
-    without_thoughts,
 )
 from researcher.prompting.source_outline import refuse_marks
+from researcher.prompting.thoughts import with_thoughts, without_thoughts
 from researcher.prompting.transcripts import Exchange
 from researcher.proposers.advice import move_in
 from researcher.proposers.draft import Draft, Tick, Vet

@@ -27,7 +27,7 @@ from researcher.llm.ollama import OllamaClient, OllamaSettings
 from researcher.llm.openai import openai_client
 from researcher.prompting.knob_json import schema_of
 from researcher.prompting.prompt import Prompts
-from researcher.prompting.reply_parser import with_thoughts
+from researcher.prompting.thoughts import with_thoughts
 from researcher.prompting.transcripts import UnreadableTranscript, stored_exchanges
 from researcher.proposers.advice import to_runnable_change
 from researcher.proposers.draft import Draft

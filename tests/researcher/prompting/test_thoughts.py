@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from researcher.errors import ReasoningUsedUpOutput
-from researcher.prompting.reply_parser import read_reply, with_thoughts, without_thoughts
+from researcher.prompting.reply_parser import read_reply
+from researcher.prompting.thoughts import with_thoughts, without_thoughts
 
 HEAD = "TITLE: Deeper\nHYPOTHESIS: More layers learn more.\n"
 ANSWER = HEAD + "SET DEPTH = 4\n"
