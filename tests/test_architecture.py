@@ -316,7 +316,7 @@ def test_the_docstring_of_a_folder_names_its_modules() -> None:
 @pytest.mark.parametrize("package", PACKAGES)
 def test_a_package_opens_with_few_entries(package: str) -> None:
     listing = subprocess.run(["git", "ls-files", package], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    entries = {Path(name).parts[1] for name in listing.splitlines()} - {"py.typed"}
+    entries = {Path(name).parts[1] for name in listing.splitlines()} - {"py.typed"}  # an empty mark for type checkers
 
     assert len(entries) <= ENTRIES_CAP
     assert len([name for name in entries if name.endswith(".py")]) <= MODULES_CAP

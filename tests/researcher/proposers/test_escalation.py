@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from researcher.errors import BadLlmResponse, LlmTimeout, LlmUnavailable, SpendingLimitReached
+from researcher.journal.reader import JournalReader
 from researcher.journal.records import Decision, Experiment, PaidCall, State
-from researcher.journal.writer import Journal
 from researcher.llm.client import Answer, Message
 from researcher.prompting.context_budget import MESSAGE_TOKENS
 from researcher.proposers.escalation import FAILED, PLATEAU_ESCALATION, MeteredClient, reason_to_escalate, spent
@@ -225,7 +225,8 @@ def test_sums_outlive_the_process_and_a_call_that_died_with_it_counts_with_the_m
             metered.chat([Message("user", "x" * 84)], lambda: None)
     journal.close()
 
-    calls = Journal(tmp_path).paid_calls()
+    with JournalReader(tmp_path) as history:
+        calls = history.paid_calls()
 
     assert [call.counted for call in calls] == pytest.approx([0.6, 1.1, 1.1])
     assert [(call.money is None, call.fault) for call in calls] == [(False, None), (True, "faulty"), (True, None)]

@@ -80,7 +80,7 @@ def left_sockets() -> Iterator[None]:
 
 def leaves_a_socket(test: Callable[..., None]) -> Callable[..., None]:
     """The SDK leaves the socket of a connection that failed to the garbage collector."""
-    ignored = "ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"
+    ignored = "ignore:Exception ignored .*<socket:pytest.PytestUnraisableExceptionWarning"
     return pytest.mark.filterwarnings(ignored)(pytest.mark.usefixtures("left_sockets")(test))
 
 

@@ -178,7 +178,8 @@ def assert_common(attacked: Attacked) -> None:
     """What holds under every uid."""
     nature, layers = attacked.report.nature, attacked.result.layers
     assert set(nature["environment"]) - PASSED_ON == ENVIRONMENT
-    assert nature["descriptors"] == GIVEN
+    # a newer libffi keeps its own file open in every process with callbacks of ctypes
+    assert [name for name in nature["descriptors"] if "/libffi.so" not in name] == GIVEN
     assert nature["leads its session"]
     assert nature["ends with its guardian by"] == signal.SIGKILL
     assert nature["out of memory first"] == "1000"
