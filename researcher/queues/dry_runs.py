@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 WAIT_S = 90.0  # a dry run takes seconds, or longer while a trial uses the processor
 NOT_ASKED_S = 600.0  # no further request for this time after a timeout
+OFF_S = 3600.0  # no request for this time while the incumbent's own dry run is unknown
 _KEPT_S = 600
 _LIMIT_S = 120
 
@@ -60,15 +61,16 @@ class DryRuns:
         self._silent_until = 0.0
         self._away: str | None = None
         self._off_for: str | None = None
+        self._off_until = 0.0
         self._said_off = False
 
     def reject_failing(self, source: str, incumbent: str, tick: Callable[[], None]) -> None:
         """Dry-run the `source`, and raise Rejected if it fails and the source `incumbent` passes.
 
         Waits for the results. If the incumbent's own result is unknown, no dry run says anything about its candidates,
-        and none is asked for until there is another incumbent.
+        and none is asked for until there is another incumbent, or for OFF_S, since the worker may have been disturbed.
         """
-        if incumbent == self._off_for:
+        if incumbent == self._off_for and self._clock() < self._off_until:
             return
         found = self._ask(source, tick)
         if found is None or found.verdict is DryRunVerdict.PASSES:
@@ -88,7 +90,7 @@ class DryRuns:
                 self._off_for = None
                 self._publish_status("")
             return
-        self._off_for = incumbent
+        self._off_for, self._off_until = incumbent, self._clock() + OFF_S
         self._publish_status(f"off: the one of the incumbent is unknown ({own.reason})")
         if not self._said_off:
             logger.warning("dry runs are off: the one of the incumbent is unknown (%s)", own.reason)

@@ -1070,7 +1070,7 @@ GUARDS = (
     Guard(
         "no dry run is asked for while the incumbent's own is unknown",
         "researcher/queues/dry_runs.py",
-        "        self._off_for = incumbent\n",
+        "        self._off_for, self._off_until = incumbent, self._clock() + OFF_S\n",
         "",
         _DRY_RUNS + "dry_runs_are_off_and_said_so_once_while_the_one_of_the_incumbent_is_unknown",
     ),

@@ -95,7 +95,8 @@ def test_dry_runs_are_off_and_said_so_once_while_the_one_of_the_incumbent_is_unk
     scripted_run: ScriptedRun, worker: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     said: list[str] = []
-    asking = asks(scripted_run, said)
+    now = [0.0]
+    asking = asks(scripted_run, said, lambda: now[0])
     finished = scripted_run.bus.queue(DRY_RUNS).finished_job_registry
 
     with caplog.at_level(logging.WARNING):
@@ -104,11 +105,14 @@ def test_dry_runs_are_off_and_said_so_once_while_the_one_of_the_incumbent_is_unk
         asking.reject_failing(FAILS, UNKNOWN, nothing)
         assert len(finished.get_job_ids()) == 2, "the first candidate's and the incumbent's"
         asking.reject_failing(FAILS, f"{UNKNOWN}# the next incumbent\n", nothing)
+        now[0] += dry_runs.OFF_S
+        asking.reject_failing(f"{FAILS}# another\n", f"{UNKNOWN}# the next incumbent\n", nothing)
+        assert len(finished.get_job_ids()) == 5, "of the two, the incumbent's own answer is kept"
     with pytest.raises(Rejected):
         asking.reject_failing(FAILS, SUBJECT, nothing)
 
     off = "off: the one of the incumbent is unknown (it reads values)"
-    assert said == [off, off, ""]
+    assert said == [off, off, off, ""]
     assert caplog.text.count("dry runs are off: the one of the incumbent is unknown (it reads values)") == 1
 
 

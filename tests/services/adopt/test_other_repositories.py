@@ -152,6 +152,40 @@ def test_cached_kernel_says_by_its_builds_whether_it_needs_a_gpu(tmp_path: Path,
             inspect(with_head(IN_A_FUNCTION), around(tmp_path))
 
 
+NO_GPU = "import torch\nif not torch.cuda.is_available():\n    raise SystemExit('needs a GPU')\n"
+
+
+@pytest.mark.parametrize(
+    ("head", "need"),
+    [
+        (NO_GPU, r"its own check \(line 3\)"),
+        ("import torch\nname = torch.cuda.get_device_name(0)\n", r"torch\.cuda\.get_device_name\(0\) \(line 2\)"),
+        (
+            "def main():\n    import flash_attn\nif __name__ == '__main__':\n    main()\n",
+            r"the import of flash_attn \(line 2\)",
+        ),
+    ],
+)
+def test_part_that_surely_fails_without_a_gpu_is_named(tmp_path: Path, head: str, need: str) -> None:
+    with pytest.raises(ShapeRefused, match=f"needs a GPU, and trials here have none, for {need}"):
+        inspect(with_head(head), around(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "import torch\nx = torch.cuda.get_device_name(0) if torch.cuda.is_available() else 'cpu'\n",
+        "import torch\nif torch.cuda.is_available():\n    import flash_attn\nelse:\n    flash_attn = None\n",
+        "import torch\nhas = torch.cuda.is_available()\nif has:\n    import flash_attn\n",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import flash_attn\n",
+        "def never_called():\n    import flash_attn\n",
+        "try:\n    import flash_attn\nexcept ImportError:\n    flash_attn = None\n",
+    ],
+)
+def test_part_that_may_not_run_without_a_gpu_refuses_nothing(tmp_path: Path, head: str) -> None:
+    inspect(with_head(head), around(tmp_path))
+
+
 @pytest.mark.parametrize(
     ("variables", "expected"),
     [
