@@ -31,6 +31,7 @@ from trainer.jobs import (
 
 NOISE = 0.002
 TRIAL_S = 0.01
+SETUP_S = 1.5
 STEPS = 100
 
 
@@ -59,7 +60,7 @@ def answer(spec_json: dict[str, Any]) -> dict[str, Any]:
         reason=says.group(1) if says else "as scripted",
         started_at=now,
         finished_at=now,
-        timing=Timing(processor_s=TRIAL_S, timed=TRIAL_S),
+        timing=Timing(processor_s=TRIAL_S, timed=TRIAL_S, setup=SETUP_S),
         steps=STEPS if "# steady" in source else None,
         val_bpb=score,
         unseen_bpb=_unseen(score, source),

@@ -15,6 +15,7 @@ import git
 import pytest
 from rich.console import Console
 
+from researcher.decision.setup_time import with_setup
 from researcher.errors import SubjectError
 from researcher.journal.database import JOURNAL_FILE
 from researcher.journal.reader import JournalReader
@@ -154,21 +155,22 @@ class Own:
             (self.repository / f"{name}.py").write_text(text)
         commit(self.repository)
 
-    def trial(self, places: Path, **files: str) -> TrialResult:
-        """A trial of the repository's files, changed ones named."""
+    def trial(self, places: Path, number: int = 1, setups: list[float] | None = None, **files: str) -> TrialResult:
+        """A trial of the repository's files, changed ones named. `setups` are those of the baseline, if it was
+        measured."""
         choices = self.state.choices()
         assert choices is not None
         carried = self.files | {f"{name}.py": text for name, text in files.items()}
         profile = choices.trial_profile().with_budget(0.3)
         spec = TrialSpec(
-            id="own-1-t1-a0",
+            id=f"own-{number}-t1-a0",
             kind=Kind.FIRST,
             profile=profile.name,
             files=carried,
             files_sha256=files_digest(carried),
             data_sha256=settle_data(self.state, choices, Console(file=self.said)).digest,
             seed=1,
-            budget=profile.budget,
+            budget=with_setup(profile.budget, setups),
             caps=profile.caps,
         )
         for name in ("trials", "work"):
