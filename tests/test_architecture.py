@@ -87,7 +87,7 @@ SHOWS_THE_RUN = {"researcher/report/picture.py", "researcher/report/snapshot.py"
 # GPU, the namespace of SVG.
 HOST = re.compile(r"\b(?:[a-z0-9-]+\.)+(?:com|org|net|io|dev|co|ai|example)\b", re.IGNORECASE)
 KNOWN_HOST = re.compile(
-    r"(.*\.)?example(\.(com|org|net))?|huggingface\.co|arxiv\.org|docker\.io|nvidia\.com|www\.w3\.org"
+    r"(.*\.)?example(\.(com|org|net))?|huggingface\.co|arxiv\.org|docker\.io|nvidia\.com|ollama\.com|www\.w3\.org"
 )
 FOLDER = re.compile(r"(?<![\w.$}/])/(?:root|work|home/\w+)/")
 

@@ -43,6 +43,8 @@ FOR_CONTAINERS = (
     "services/machine/installation.py",
     "services/machine/gpu_env.py",
     "services/stack/*",
+    "services/adopt/packages.py",
+    "services/adopt/subject_check.py",
     "services/researcher/*",
     "services/trainer/*",
     "services/doctor/*",
