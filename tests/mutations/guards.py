@@ -64,6 +64,7 @@ _BAD_DAYS = "scenarios/crash/test_bad_days.py::test_"
 _CAUSALITY = "trainer/scoring/test_causality.py::test_"
 _CHEATS = "trainer/scoring/test_cheats.py::test_"
 _ACCOUNT = "trainer/trial/test_training_time.py::test_"
+_BUSY = "trainer/trial/test_busy_machine.py::test_"
 _LEDGER = "trainer/sandbox/test_processor_time.py::test_"
 _PACE = "trainer/candidate/test_budget_clock.py::test_"
 _ROOM = "trainer/trial/test_disk_space.py::test_"
@@ -3716,5 +3717,61 @@ GUARDS = (
         "    if _width(figure, flat, size, weight) <= width_px:\n        return flat",
         "    return flat",
         "researcher/report/test_picture.py::test_no_text_covers_another_or_leaves_the_picture",
+    ),
+    Guard(
+        "set-up has the clock of set-up",
+        "trainer/trial/training_time.py",
+        "between(budget.clock_of_setup, marks.imported",
+        "between(clock, marks.imported",
+        _ACCOUNT + "set_up_without_a_gpu_counts_processor_seconds_beside_a_budget_of_wall_seconds",
+    ),
+    Guard(
+        "the baseline's set-up is free",
+        "trainer/trial/training_time.py",
+        "        if budget.free_setup is not None:\n",
+        "        if False:\n",
+        _ACCOUNT + "set_up_is_free_as_far_as_the_baselines",
+    ),
+    Guard(
+        "a busy machine excuses a time-out only near the limit",
+        "trainer/trial/supervise.py",
+        "self._busy() if is_near and",
+        "self._busy() if",
+        _BUSY + "a_time_out_near_its_limit_is_measured_again_on_a_busy_machine",
+    ),
+    Guard(
+        "a candidate near its limit runs on on a busy machine",
+        "trainer/trial/supervise.py",
+        "if busy is not None and may_run_on:",
+        "if may_run_on:",
+        _BUSY + "a_time_out_near_its_limit_is_measured_again_on_a_busy_machine",
+    ),
+    Guard(
+        "a candidate's own use makes no busy machine",
+        "trainer/trial/machine.py",
+        "before.used_s - own_s)",
+        "before.used_s)",
+        _BUSY + "only_the_use_of_other_programs_makes_a_machine_busy",
+    ),
+    Guard(
+        "later trials have the baseline's set-up",
+        "researcher/loop/context.py",
+        "        if baseline.decision is None:\n            return None\n",
+        "        if baseline.decision is not None:\n            return None\n",
+        "researcher/loop/test_setup_time.py::test_the_baselines_set_up_is_free_and_sets_the_limit_of_all_later_trials",
+    ),
+    Guard(
+        "a script's own uncounted steps are taken",
+        "services/adopt/own_data.py",
+        '            constants["UNCOUNTED_STEPS"] = shape.uncounted_steps\n',
+        "            pass\n",
+        _ADOPT + "the_scripts_own_uncounted_steps_are_told_and_taken",
+    ),
+    Guard(
+        "two optimisers count each step once",
+        "trainer/candidate/budget_clock.py",
+        "self.steps = max(self._stepped.values())",
+        "self.steps = sum(self._stepped.values())",
+        _PACE + "script_that_never_asks_is_counted_by_its_optimiser",
     ),
 )

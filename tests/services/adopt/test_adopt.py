@@ -262,6 +262,17 @@ for name, attempt in {
 """
 
 
+@needs_landlock
+def test_the_scripts_own_uncounted_steps_are_told_and_taken(own: Own) -> None:
+    own.commit(train=FILES["train.py"].replace("if step > 10:\n        total", "if step > 0:\n        total"))
+    assert own.init()
+
+    choices = own.state.choices()
+    assert choices is not None
+    assert choices.trial_profile().budget.warmup_steps == 1
+    assert "2 s, after its first step" in own.said.getvalue()
+
+
 @pytest.mark.slow
 @needs_landlock
 def test_adopted_repository_is_scored_and_its_script_sees_no_validation_text(
