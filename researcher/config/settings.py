@@ -89,6 +89,10 @@ class OtherKeys(BaseModel):
     """The optional containers to start. The value follows from LLM, so edit LLM and not this line."""
     overnight_state: Annotated[Path | None, _SERVICES, Source.ENVIRONMENT] = None
     """Folder of the run in local mode. Default: in the user's state folder."""
+    heartbeat_file: Annotated[Path | None, _SERVICES, Source.STARTER] = None
+    """File whose age is the health of the researcher's container."""
+    pull_file: Annotated[Path | None, _SERVICES, Source.STARTER] = None
+    """File with the state of the download of the LLM's model."""
 
 
 class Settings(BaseSettings):

@@ -20,7 +20,7 @@ def test_wait_is_from_the_end_of_what_was_measured_before_and_refused_answers_ar
     story = Story(tmp_path)
     story.baseline(1.0, 1.0)
     story.try_out("better", 0.8, Decision.KEEP)
-    story.claim([0.8, 0.8], [1.0, 1.0])
+    story.claim([0.8] * 3, [1.0] * 3)
     story.journal.reject(story.run, Proposal(ProposerName.LLM, "bad", "", ()), "does not parse", story.tick())
     story.try_out("worse", 0.9, Decision.DISCARD)
 

@@ -385,13 +385,13 @@ def test_it_is_told_each_candidate_once_and_every_score_that_comes_later(tmp_pat
     )  # fmt: skip
 
     proposers.learn(story.journal)
-    story.claim([1.8, 1.7], [2.1, 2.1])
+    story.claim([1.8, 1.7, 1.75], [2.1, 2.1, 2.1])
     proposers.learn(story.journal)
 
     first, second = optimizer.told
     assert [(one.experiment, one.parent) for one in first[0]] == [(1, None), (kept, 1), (3, kept)]
     assert first[1] == {1: [2.0, 2.2], kept: [1.9]}
-    assert second == ([], {1: [2.0, 2.2, 2.1, 2.1], kept: [1.9, 1.8, 1.7]})
+    assert second == ([], {1: [2.0, 2.2, 2.1, 2.1, 2.1], kept: [1.9, 1.8, 1.7, 1.75]})
 
 
 def test_a_slow_trial_keeps_nothing_from_it_and_after_a_restart_it_is_told_in_the_same_order(tmp_path: Path) -> None:

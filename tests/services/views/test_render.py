@@ -168,7 +168,7 @@ def test_one_sentence_says_what_came_of_it(
     if keep is not None:
         story.try_out("good", keep, Decision.KEEP)
     if claimed is not None:
-        pairs = 3 if claimed < 1.75 else 4  # a claim that is not confirmed has one pair more
+        pairs = 3 if claimed < 1.75 else 6  # a claim whose pairs all agree is not given up before
         story.claim([claimed] * pairs, [1.80] * pairs)
     if ended:
         story.journal.end(story.run, "over", story.tick())
@@ -203,11 +203,13 @@ HOSTILE = "[/bold] [red]x[/] [redacted] [link=file:///]a] :fire:"
 
 
 @pytest.mark.parametrize("console", [terminal.console, stack.console], ids=["overnight", "scripts/up"])
-def test_what_looks_like_markup_in_a_title_is_shown_as_it_is(console: Console, tmp_path: Path) -> None:
+def test_what_looks_like_markup_in_a_title_is_shown_as_it_is(
+    console: Console, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     story = Story(tmp_path)
     story.baseline(1.80, 1.82)
     story.try_out(HOSTILE, 1.70, Decision.KEEP)
-    console.width = 300
+    monkeypatch.setattr(console, "_width", 300)
 
     with console.capture() as captured:
         live = LiveStatus(Status.working("trial"), HOSTILE, notes={"llm": HOSTILE})
