@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import resources
 from pathlib import Path
 
+from researcher.errors import SubjectError
+from researcher.files import read_text
 from researcher.journal.database import JOURNAL_FILE
 from researcher.repository.earlier_runs import COPY
 from researcher.repository.repository import EDITABLE, PROGRAM, Workspace, create_repository, needs_repository
@@ -13,6 +15,7 @@ from services.machine.state import State
 from trainer.jobs import Profile
 
 FIXED = "prepare.py"
+_OUR_DATA = "OVERNIGHT_DATA"  # the variable that every prepare.py of Overnight reads
 
 
 def settle_subject(state: State, user: Path | None, profile: Profile, script: str = EDITABLE) -> None:
@@ -31,6 +34,25 @@ def settle_subject(state: State, user: Path | None, profile: Profile, script: st
             workspace.require_clean()
     finally:
         workspace.close()
+
+
+def has_own_prepare(repository: Path) -> bool:
+    """Return whether a repository has a prepare.py that is not Overnight's. Raises NotText."""
+    fixed = repository / FIXED
+    return fixed.is_file() and _OUR_DATA not in read_text(fixed)
+
+
+def require_its_data(repository: Path | None, constants: dict[str, int] | None) -> None:
+    """Raise SubjectError if a repository has a prepare.py of its own and the data are Overnight's.
+
+    `constants` are those of the prepare.py that gave the data, None for Overnight's.
+    """
+    if repository is not None and constants is None and has_own_prepare(repository):
+        raise SubjectError(
+            f"{repository} has a {FIXED} of its own, and the data are Overnight's, because the container that prepares "
+            "them cannot read the repository; next: `chmod -R o+rX` the folder that SUBJECT_DIR names, and remove the "
+            "volume data"
+        )
 
 
 def repository_of(state: State) -> Path:

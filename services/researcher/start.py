@@ -35,7 +35,7 @@ from researcher.loop.outages import OUTAGE_ERRORS, explain
 from researcher.report.view import PULL
 from services.machine.gpus import AUTO
 from services.machine.state import RunConfig, State
-from services.machine.subject import settle_subject
+from services.machine.subject import require_its_data, settle_subject
 from trainer.jobs import ProfileError, RedisClient, Status, StatusKind, WorkerRole, connect
 from trainer.jobs.environment import Program, environment, python_command
 
@@ -122,6 +122,7 @@ def _resolve_through_outages(settings: ContainerSettings, state: State) -> RunCo
             with closing(_open(settings)) as server:
                 choices = resolve_options(settings, RedisClient(server))
             settle_subject(state, settings.user_repository, choices.trial_profile())
+            require_its_data(settings.user_repository, choices.constants)
             return choices
         except OUTAGE_ERRORS as error:
             words = explain(error, (state.journal, state.root), settings.redis_url)

@@ -20,6 +20,7 @@ from services.adopt.static_values import Surroundings
 from services.adopt.subject_check import ShapeRefused
 from services.machine.data import prepare_data
 from services.machine.gpus import AUTO
+from services.machine.subject import has_own_prepare
 from services.trainer.start import STATE
 from trainer.data import DataError
 from trainer.data.manifest import STAND_IN
@@ -27,7 +28,6 @@ from trainer.jobs import Profile, ProfileError, profile_named
 
 ANY_GPU = "80gb"
 REPOSITORY = STATE / "user-repository"
-_OURS = "OVERNIGHT_DATA"  # what every prepare.py of Overnight reads
 _CACHE = ".cache"
 
 
@@ -38,8 +38,10 @@ def main() -> int:
     try:
         profile = profile_named(ANY_GPU if name == AUTO else name)
         cache = os.environ.get("SUBJECT_CACHE") or None
-        require_readable({"SUBJECT_DIR": REPOSITORY} | ({"SUBJECT_CACHE": Path(cache)} if cache else {}))
-        files = own_files(REPOSITORY)
+        files = None
+        if not is_closed(REPOSITORY, console) and has_own_prepare(REPOSITORY):
+            require_readable({"SUBJECT_DIR": REPOSITORY} | ({"SUBJECT_CACHE": Path(cache)} if cache else {}))
+            files = own_files(REPOSITORY)
         if files is None:
             prepare_data(profile, STATE / "data", None, console)
         else:
@@ -52,6 +54,23 @@ def main() -> int:
 
 class NotReadable(Exception):
     """A folder of the user is closed to this container's root, which has no rights beyond those of other users."""
+
+
+def is_closed(repository: Path, console: Console) -> bool:
+    """Return whether this container may not read the user's repository or its prepare.py, and say so.
+
+    The data are Overnight's then; the researcher, who may look, refuses a repository with a prepare.py of its own.
+    """
+    fixed = repository / STAND_IN
+    closed = repository.is_dir() and (
+        not os.access(repository, os.R_OK | os.X_OK) or (fixed.exists() and not os.access(fixed, os.R_OK))
+    )
+    if closed:
+        console.print(
+            "data: SUBJECT_DIR is closed to other users, so the text is Overnight's own; a repository with a "
+            f"{STAND_IN} of its own needs `chmod -R o+rX`"
+        )
+    return closed
 
 
 def require_readable(folders: Mapping[str, Path]) -> None:
@@ -74,8 +93,7 @@ def _below(folder: Path) -> Iterator[Path]:
 
 def own_files(repository: Path) -> dict[str, str] | None:
     """Return the Python files of a user's repository, None if it has no prepare.py of its own. Raises NotText."""
-    fixed = repository / STAND_IN
-    if not fixed.is_file() or _OURS in read_text(fixed):
+    if not has_own_prepare(repository):
         return None
     paths = (path for path in repository.rglob("*.py") if not any(part.startswith(".") for part in path.parts))
     return {str(path.relative_to(repository)): read_text(path) for path in sorted(paths)}

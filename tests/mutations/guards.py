@@ -1108,10 +1108,17 @@ GUARDS = (
     ),
     Guard(
         "a prepare.py of Overnight itself is not run",
-        "services/trainer/prepare.py",
-        "if not fixed.is_file() or _OURS in read_text(fixed):",
-        "if not fixed.is_file():",
+        "services/machine/subject.py",
+        "return fixed.is_file() and _OUR_DATA not in read_text(fixed)",
+        "return fixed.is_file()",
         "services/adopt/test_in_containers.py::test_only_a_prepare_of_ones_own_is_run",
+    ),
+    Guard(
+        "a prepare.py of a user never meets data of Overnight",
+        "services/machine/subject.py",
+        "repository is not None and constants is None and has_own_prepare(repository)",
+        "False",
+        "services/adopt/test_in_containers.py::test_a_prepare_of_ones_own_that_gave_no_data_is_refused",
     ),
     Guard(
         "a function that reads files has no stand-in",

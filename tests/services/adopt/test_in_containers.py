@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +12,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from researcher.errors import SubjectError
 from services.adopt.own_data import OtherData
 from services.adopt.subject_check import ShapeRefused
 from services.machine.state import State
-from services.machine.subject import render_subject
+from services.machine.subject import render_subject, require_its_data
 from services.trainer.prepare import home_of, own_files, take_over
 from tests import ROOT
 from tests.services.adopt.test_adopt import FILES, home, needs_landlock
@@ -45,6 +47,15 @@ def test_only_a_prepare_of_ones_own_is_run(folder: Path, tmp_path: Path) -> None
     assert own_files(tmp_path / "nowhere") is None
 
 
+def test_a_prepare_of_ones_own_that_gave_no_data_is_refused(folder: Path, tmp_path: Path) -> None:
+    require_its_data(folder, {"MAX_SEQ_LEN": 256})
+    require_its_data(tmp_path / "nowhere", None)
+    require_its_data(None, None)
+
+    with pytest.raises(SubjectError, match=re.escape("`chmod -R o+rX`")):
+        require_its_data(folder, None)
+
+
 @pytest.mark.parametrize(
     ("cache", "expected"),
     [("/people/a/.cache/autoresearch", "/people/a"), ("/people/a/.cache", "/people/a"), ("/srv/data", "/srv")],
@@ -63,6 +74,35 @@ def test_what_a_container_lacks_is_told_with_the_setting_that_gives_it(folder: P
     assert "add scikit-image to SUBJECT_PACKAGES in gpu.env" in str(refusal.value)
     assert "load it once: python3 -c " in str(refusal.value)
     assert " on the host, then name its cache in gpu.env: KERNELS_CACHE" in str(refusal.value)
+
+
+ASK = """\
+import sys
+from pathlib import Path
+from rich.console import Console
+from services.trainer.prepare import is_closed
+from trainer.sandbox.syscalls import drop_capabilities
+drop_capabilities()
+print(is_closed(Path(sys.argv[1]), Console()))
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can make files that are somebody else's")
+@pytest.mark.parametrize("closed", [".", "prepare.py"])
+def test_a_closed_repository_gets_the_data_of_overnight_and_the_command_that_opens_it(
+    folder: Path, closed: str
+) -> None:
+    asks = [sys.executable, "-c", ASK, str(folder)]
+
+    def answer() -> str:
+        return subprocess.run(asks, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+    assert answer() == "False\n"
+    os.chown(folder / closed, 4321, 4321)
+    (folder / closed).chmod(0o700)
+    said = answer()
+    assert said.endswith("True\n")
+    assert "`chmod -R o+rX`" in said
 
 
 LOOK = """\
