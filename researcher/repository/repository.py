@@ -26,6 +26,7 @@ from researcher.journal.records import Run
 from researcher.repository.commits import EDITABLE, Planned, make_commit
 from researcher.repository.earlier_runs import checked_out, record_kept
 from researcher.repository.git_command import (
+    GitFailed,
     create_empty,
     damage,
     filters_off,
@@ -364,7 +365,11 @@ def _open(path: Path) -> git.Repo:
             f"Next: convert a copy: `git init --object-format=sha1 COPY`, then "
             f"`git -C {path} fast-export --all | git -C COPY fast-import`"
         )
-    repository.git.update_environment(**git_environment(path, filters_off(path)))
+    try:
+        repository.git.update_environment(**git_environment(path, filters_off(path)))
+    except GitFailed as error:
+        repository.close()
+        raise SubjectError(f"git cannot read the settings of {path}: {error.message}") from error
     return repository
 
 

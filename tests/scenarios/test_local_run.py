@@ -230,7 +230,7 @@ def test_llm_edits_ideas_files_and_controls_run_the_same_path_while_a_trial_runs
         local_run.wait_until(trials(2))
 
         assert "taken in" in local_run.publish_status("idea", "raise the matrix learning rate")
-        assert "paused" in local_run.publish_status("pause")
+        assert "pausing" in local_run.publish_status("pause")
         mine = tmp_path / "mine.py"
         local_run.wait_until(lambda history: history.measured_count() == 0 and bool(history.run()))
         source = (local_run.state / "subject" / "train.py").read_text()

@@ -583,7 +583,7 @@ _BUDGET = (
     Cheat(
         "trains at its first question",
         before_scoring(_AT_FIRST_QUESTION),
-        "of them while it was asked; the budget is 1",
+        "while it was asked; the budget is 1",
         Outcome.TIMED_OUT,
         fields={"budget": replace(_SECOND, scoring_s=120)},
     ),

@@ -134,6 +134,7 @@ def test_another_journal_in_its_place_is_seen_after_a_while(
         (tmp_path / "journal").rename(tmp_path / "before")
         made = Story(tmp_path / "journal")
         made.baseline(1.60, 1.62)
+        made.try_out("of another run", 1.70, Decision.DISCARD)
         made.journal.close()
         shutil.copy(tmp_path / "before" / CHOICES_FILE, tmp_path / "journal")
         monkeypatch.setattr(services.views.follow, "RENEW_S", 0.0)
@@ -142,7 +143,7 @@ def test_another_journal_in_its_place_is_seen_after_a_while(
 
     _, text = follow(tmp_path, replace, lambda: bus.publish_status("researcher", ENDED))
 
-    assert "Nothing better than the start yet (0 tried)" in text
+    assert "Nothing better than the start yet (1 tried)" in text
 
 
 def test_a_silent_researcher_and_a_journal_to_come_are_waited_for(bus: RedisClient, tmp_path: Path) -> None:
