@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 import pytest
@@ -25,6 +25,7 @@ from services.machine import runs
 from services.machine.runs import delete, earlier_runs, finish_interrupted, run_in, set_aside, tag_of_another
 from services.machine.state import CHOICES_FILE, SETTINGS_FILE, State, StateError
 from services.machine.subject import repository_of
+from tests.fixtures.disks import Disk
 from tests.fixtures.loop_in_process import level, run_listed
 from tests.fixtures.scripted_run import ScriptedRun
 from tests.fixtures.warm_processes import completed
@@ -339,6 +340,29 @@ def test_a_run_begins_with_the_best_version_of_the_one_before_although_the_user_
     assert {"overnight/night", "overnight/second"} <= set(git(theirs, "branch", "--format=%(refname:short)").split())
     with closing(Journal(tmp_path / "third")) as journal:
         assert open_subject(tmp_path / "own", journal, UserRepository(theirs)).head() == head
+
+
+@pytest.mark.parametrize("was_killed", [False, True], ids=["ended", "killed"])
+def test_results_are_exported_from_a_state_that_can_only_be_read(
+    state: State, tmp_path: Path, was_killed: bool
+) -> None:
+    """As `scripts/results` reads the volumes of a stopped stack. A killed run leaves the journal's `-wal` file."""
+    disk = Disk(tmp_path / "disk", "64m")
+    with closing(Journal(state.journal)) if was_killed else nullcontext() as journal:
+        if journal is not None:
+            journal.begin(run_of(state), 2.0)
+        shutil.copytree(state.root, disk.folder / "state", ignore=shutil.ignore_patterns("disk"))
+    wal = disk.folder / "state" / "journal" / "journal.db-wal"
+    assert (wal.exists() and wal.stat().st_size > 0) == was_killed
+    disk.make_read_only()
+
+    command = ["export", "--to", str(tmp_path / "out"), "--state", str(disk.folder / "state")]
+    done = subprocess.run([sys.executable, "-m", "services.cli", *command], capture_output=True, text=True, check=False)
+    disk.remove()
+
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "results.tsv").read_text().count("\n") == 4
+    assert git(tmp_path / "out", "bundle", "list-heads", "subject.bundle")
 
 
 @pytest.mark.slow
