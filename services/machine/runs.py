@@ -88,20 +88,29 @@ def set_aside(state: State) -> State:
 def delete(state: State) -> None:
     """Delete the run of a state, and leave its data, its earlier runs and the user's repository. Raises as
     `set_aside`."""
-    doomed = _gathered(state).rename(state.runs / _DELETED)
-    shutil.rmtree(doomed)
+    _remove(_gathered(state).rename(state.runs / _DELETED))
 
 
 def finish_interrupted(state: State) -> None:
     """Finish what `set_aside` or `delete` of a killed start left undone."""
-    if (state.runs / _DELETED).exists():
-        shutil.rmtree(state.runs / _DELETED)
-    if (state.runs / _MOVING).exists():
-        lock = WriterLock(state.root)
-        try:
+    doomed, moving = state.runs / _DELETED, state.runs / _MOVING
+    if not (doomed.exists() or moving.exists()):
+        return
+    lock = WriterLock(state.root)
+    try:
+        if doomed.exists():
+            _remove(doomed)
+        if moving.exists():
             set_aside(state)
-        finally:
-            lock.release()
+    finally:
+        lock.release()
+
+
+def _remove(folder: Path) -> None:
+    try:
+        shutil.rmtree(folder)
+    except OSError as error:
+        raise StateError(f"{folder} cannot be deleted ({error})", "delete it, then start again") from error
 
 
 def _gathered(state: State) -> Path:

@@ -3469,8 +3469,8 @@ GUARDS = (
     Guard(
         "a move that was killed is finished",
         "services/machine/runs.py",
-        "    if (state.runs / _MOVING).exists():\n",
-        "    if False:\n",
+        "        if moving.exists():\n",
+        "        if False:\n",
         _RUNS + "a_move_that_was_killed_is_finished_by_the_next_start[3]",
     ),
     Guard(
@@ -3528,6 +3528,13 @@ GUARDS = (
         "except (JournalError, StateError) as error:",
         "except ZeroDivisionError as error:",
         _RUNS + "a_run_whose_journal_is_damaged_is_named_beside_the_others",
+    ),
+    Guard(
+        "no folder of PYTHONPATH hides the installed command",
+        "services/machine/console_script.py",
+        "    sys.path.insert(0, root)\n",
+        "",
+        "services/test_wheel.py::test_the_installed_command_puts_the_folder_of_our_packages_first",
     ),
     Guard(
         "two researchers never work on one repository",
