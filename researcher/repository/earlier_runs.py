@@ -68,7 +68,12 @@ def require_only_state(folder: Path, run: Run, user: Path | None) -> None:
             f"{before}; or delete or rename that folder, and the run continues here"
         )
     if before != here or not record.exists():
-        write_whole(record, str(here).encode())
+        record_place(folder)
+
+
+def record_place(folder: Path) -> None:
+    """Record where the journal's folder is, so that a later copy of it is known for one."""
+    write_whole(folder / _PLACE, str(folder.resolve()).encode())
 
 
 def _is_copy(before: Path, here: Path, run: Run) -> bool:

@@ -77,12 +77,16 @@ def set_aside(state: State) -> State:
 
     Raises JournalError if a researcher works on the run, and StateError if a part cannot be moved; then nothing is.
     """
+    from researcher.repository.earlier_runs import record_place  # noqa: PLC0415 - imports git
+
     moving = _gathered(state)
     if not (moving / DATA).is_symlink():
         (moving / DATA).symlink_to(Path("..", "..", DATA))
     target = _free_folder(state, run_in(State(moving)))
     moving.rename(target)
-    return State(target)
+    earlier = State(target)
+    record_place(earlier.journal)
+    return earlier
 
 
 def delete(state: State) -> None:

@@ -3460,6 +3460,13 @@ GUARDS = (
         _RUNS + "a_part_that_cannot_be_moved_leaves_the_run_as_it_was",
     ),
     Guard(
+        "a copy of an earlier run is known for one",
+        "services/machine/runs.py",
+        "    record_place(earlier.journal)\n",
+        "",
+        _RUNS + "a_copy_of_an_earlier_run_never_pushes_beside_it",
+    ),
+    Guard(
         "no run is moved under a researcher",
         "services/machine/runs.py",
         "            held.callback(WriterLock(state.journal).release)\n",

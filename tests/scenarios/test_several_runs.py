@@ -19,6 +19,7 @@ from researcher.journal.reader import JournalReader
 from researcher.journal.records import Run
 from researcher.journal.writer import Journal
 from researcher.report.view import percent
+from researcher.repository.earlier_runs import require_only_state
 from researcher.repository.publishing import UserRepository
 from researcher.repository.recovery import begin_with, open_subject
 from services.machine import runs
@@ -50,12 +51,12 @@ def run_of(state: State) -> Run:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder; locks and the shared files of SQLite's readers are none."""
+    """Every file below a folder, without locks, the record of the folder's place, and the files of SQLite's readers."""
     files = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in files
-        if path.name != "lock" and not path.name.endswith(("-shm", "-wal"))
+        if path.name not in ("lock", "place") and not path.name.endswith(("-shm", "-wal"))
     }
 
 
@@ -244,6 +245,16 @@ def test_an_earlier_run_that_is_copied_elsewhere_prepares_data_of_its_own(state:
 
     assert copy.data == copy.root / "data"
     assert not copy.data.is_symlink()
+
+
+def test_a_copy_of_an_earlier_run_never_pushes_beside_it(state: State, tmp_path: Path) -> None:
+    require_only_state(state.journal, run_of(state), tmp_path / "theirs")
+    earlier = set_aside(state)
+    shutil.copytree(earlier.journal, tmp_path / "copy")
+
+    with pytest.raises(JournalError, match=f"is a copy of {earlier.journal}"):
+        require_only_state(tmp_path / "copy", run_of(earlier), tmp_path / "theirs")
+    require_only_state(earlier.journal, run_of(earlier), tmp_path / "theirs")
 
 
 def test_another_run_has_a_tag_that_neither_a_run_here_nor_a_branch_has(state: State) -> None:
