@@ -29,7 +29,7 @@ from researcher.journal.writer import Journal
 from researcher.loop.context import PauseBackoffs
 from researcher.loop.loop import run_until_goal
 from researcher.loop.resume import run_through_outages
-from researcher.repository.earlier_runs import first_commit, require_no_lost_journal, require_only_state
+from researcher.repository.earlier_runs import first_commit, free_tag, require_no_lost_journal, require_only_state
 from researcher.repository.publishing import UserRepository
 from researcher.repository.recovery import open_subject
 from researcher.repository.repository import EDITABLE, Workspace
@@ -172,29 +172,6 @@ def _start_run(
         source=source,
         fingerprint=fingerprint(source),
         at=at,
-    )
-
-
-def free_tag(wanted: str | None, branches: set[str], day: str) -> str:
-    """Return the wanted tag, or the day with a number.
-
-    Git can hold no branch beside one whose name is its folder. Raises SubjectError if a branch is in the way.
-    """
-    names = [day, *(f"{day}-{number}" for number in range(2, 1000))] if wanted is None else [wanted]
-    free = next((name for name in names if _in_the_way(f"overnight/{name}", branches) is None), None)
-    if free is not None:
-        return free
-    found = _in_the_way(f"overnight/{names[0]}", branches)
-    raise SubjectError(
-        f"the branch {found} is in the way of overnight/{names[0]}; choose another tag, "
-        f"or rename the branch with `git branch -m {found} mine`"
-    )
-
-
-def _in_the_way(branch: str, branches: set[str]) -> str | None:
-    return next(
-        (each for each in sorted(branches) if f"{branch}/".startswith(f"{each}/") or each.startswith(f"{branch}/")),
-        None,
     )
 
 

@@ -22,6 +22,7 @@ from services import doctor
 from services.compose import ENGINE_AWAY, PROJECT, Container, Stack, StackError
 from services.doctor import Environment, Mode, Severity
 from services.doctor.engine import compose, reach
+from services.machine.gpu_env import settings
 from services.machine.gpus import state_folder
 from services.machine.installation import ROOT, Form, form
 from services.machine.state import State
@@ -122,7 +123,10 @@ def down() -> None:
         return
     code = stack.down()
     if code == 0:
-        console.print(f"down. Kept: the volumes {', '.join(stack.volumes())}; scripts/up goes on with the run")
+        console.print(
+            f"down. Kept: the volumes {', '.join(stack.volumes())}; scripts/up goes on with the run, "
+            "scripts/results copies its results"
+        )
     raise typer.Exit(code)
 
 
@@ -148,8 +152,11 @@ def examine(
 @app.command()
 def results(folder: Path) -> None:
     """Copy results.tsv and .json, proposers.tsv, progress.png, the best train.py and the history (subject.bundle) to a
-    folder."""
-    names = fetch(_stack(_facts()), folder)
+    folder, also after `down`."""
+    facts = _facts()
+    gpu_env, *others = facts.settings_files(Mode.GPU)
+    held = settings(gpu_env, tuple(others), facts.environment)
+    names = fetch(_stack(facts), folder, user=held["RESEARCHER_USER"])
     console.print(f"in {folder}: {', '.join(names)}", markup=False)
     console.print(f"the history: git clone {folder / 'subject.bundle'}", markup=False)
 

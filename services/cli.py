@@ -24,6 +24,7 @@ from services.machine.installation import version
 from services.views import show
 from services.views.client import ask_and_wait
 from services.views.follow import follow_run
+from services.views.runs import show_runs
 from services.views.terminal import BAD_USE, StateOption, console, print_error, refuse, state_of
 from trainer.jobs import BusError, ProfileError
 
@@ -117,6 +118,15 @@ def log(
         refuse("--json and --tsv exclude each other")
     form = show.Form.JSON if as_json else show.Form.TSV if as_tsv else show.Form.TABLE
     show.show_log(state_of(state), number, console, form)
+
+
+@app.command(rich_help_panel=LOOK, epilog="Example: overnight runs --json | jq '.[].tag'")
+def runs(
+    state: StateOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print every run as JSON.")] = False,
+) -> None:
+    """List the runs of the state folder: the earlier ones, which --state shows or continues, and the present one."""
+    show_runs(state_of(state), console, as_json=as_json)
 
 
 @app.command(rich_help_panel=LOOK, epilog="Example: overnight diff 12")

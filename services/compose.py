@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import docker
-from docker.errors import DockerException
+from docker.errors import DockerException, ImageNotFound
 from requests import RequestException
 
 from researcher.errors import OvernightError
@@ -117,6 +117,20 @@ class ComposeProject:
 
 
 @dataclass(frozen=True)
+class OneShot:
+    """A command in a container of its own, without network and capabilities, that only reads volumes of the project.
+
+    `volumes` gives the folder of each volume by its name in the compose file.
+    """
+
+    image: str
+    user: str
+    command: Sequence[str]
+    volumes: Mapping[str, str]
+    environment: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Stack:
     """A compose project on an engine, whether containers of it are up or not."""
 
@@ -143,8 +157,12 @@ class Stack:
 
     def volumes(self) -> list[str]:
         """Return the names of the project's volumes."""
+        return sorted(self._volumes())
+
+    def _volumes(self) -> dict[str, str]:
+        """Return the engine's names of the project's volumes, by their names in the compose file."""
         found = self.engine.volumes.list(filters={"label": f"{LABEL}.project={self.project}"})
-        return sorted(each.attrs["Labels"][f"{LABEL}.volume"] for each in found)
+        return {each.attrs["Labels"][f"{LABEL}.volume"]: each.name for each in found}
 
     def up(self, project: ComposeProject, services: Sequence[str]) -> int:
         """Run `docker compose up` for some services and for those that they depend on, show its progress and wait until
@@ -179,10 +197,37 @@ class Stack:
         found = self.engine.containers.get(self.container(service).id)
         code, (out, errors) = found.exec_run(list(command), demux=True)
         if code != 0:
-            output = ((out or b"") + (errors or b"")).decode(errors="replace").strip()
-            complaint = output.splitlines()[-1] if output else f"{command[0]} in {service} ended with {code}"
-            raise CommandFailed(service, complaint)
+            raise CommandFailed(
+                service, _last_words((out or b"") + (errors or b""), f"{command[0]} in {service}", code)
+            )
         return out or b""
+
+    def made_by(self, one_shot: OneShot, folder: str) -> bytes:
+        """Run a one-shot, and return a tar of the folder that it has made. Raises StackError if its image is missing,
+        CommandFailed if it fails."""
+        names = self._volumes()
+        try:
+            container = self.engine.containers.create(
+                one_shot.image,
+                list(one_shot.command),
+                user=one_shot.user,
+                environment=dict(one_shot.environment),
+                volumes={names[name]: {"bind": place, "mode": "ro"} for name, place in one_shot.volumes.items()},
+                network_mode="none",
+                cap_drop=["ALL"],
+                security_opt=["no-new-privileges:true"],
+            )
+        except ImageNotFound as error:
+            raise StackError(f"the image {one_shot.image} is not here", "scripts/up, which builds it") from error
+        try:
+            container.start()
+            code = container.wait()["StatusCode"]
+            if code != 0:
+                raise CommandFailed(one_shot.image, _last_words(container.logs(), one_shot.command[0], code))
+            archive, _ = container.get_archive(folder)
+            return b"".join(archive)
+        finally:
+            container.remove(force=True)
 
     def logs(self, *arguments: str) -> int:
         """Run `docker compose logs`; return the exit code."""
@@ -215,6 +260,12 @@ def container_of(facts: Mapping[str, Any]) -> Container:
         folder=Path(labels[f"{LABEL}.project.working_dir"]),
         files=tuple(map(Path, labels[f"{LABEL}.project.config_files"].split(","))),
     )
+
+
+def _last_words(output: bytes, command: str, code: int) -> str:
+    """Return the last line that a failed command printed, or its exit code."""
+    lines = output.decode(errors="replace").strip().splitlines()
+    return lines[-1] if lines else f"{command} ended with {code}"
 
 
 def _time(text: str) -> datetime:

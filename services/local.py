@@ -13,6 +13,7 @@ import signal
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,24 @@ from researcher.decision.goal import exceeded, moment_text
 from researcher.errors import OvernightError
 from researcher.journal.database import WriterLock
 from researcher.journal.reader import JournalReader
+from researcher.journal.records import Run
+from researcher.repository.publishing import UserRepository
+from researcher.repository.recovery import begin_with
 from services.adopt.adopt import settle_data
 from services.machine.gpus import machine_profile, require_gpu
 from services.machine.installation import require
 from services.machine.model import warn_if_missing
-from services.machine.state import RunConfig, State
-from services.machine.subject import settle_subject
+from services.machine.runs import (
+    delete,
+    earlier_runs,
+    finish_interrupted,
+    require_outermost,
+    run_in,
+    set_aside,
+    tag_of_another,
+)
+from services.machine.state import RunConfig, RunSettings, State
+from services.machine.subject import repository_of, settle_subject
 from services.machine.supervisor import Child, ChildStatus, ProcessSupervisor
 from services.redis import acl
 from services.redis.server import RedisServer, start_server
@@ -65,7 +78,8 @@ class OptionRefused(OvernightError):
 class RunOptions:
     """The options of the user; None where the environment, the start before, a default or detection decides.
 
-    `researcher` are the settings that were given as options, by key.
+    `researcher` are the settings that were given as options, by key. `replace` says what becomes of the run that is
+    here, if this start begins another one; `from_best` lets that one begin with the newest kept version.
     """
 
     profile: str | None
@@ -75,6 +89,15 @@ class RunOptions:
     redis_url: str | None
     unsafe: bool
     researcher: dict[str, str]
+    replace: Replace | None = None
+    from_best: bool = False
+
+
+class Replace(StrEnum):
+    """What becomes of the run in the state, if another one begins there."""
+
+    SET_ASIDE = "set aside"
+    DELETE = "delete"
 
 
 def run_local(state: State, options: RunOptions, console: Console) -> int:
@@ -92,20 +115,27 @@ def run_local(state: State, options: RunOptions, console: Console) -> int:
 
 
 def _set_up_and_run(state: State, options: RunOptions, console: Console) -> int:
-    settings = state.settled(given_settings(os.environ, options.researcher))
-    _refuse_what_has_passed(state, check_options(state, options, settings.values))
-    choices = state.resolve(
-        profile=options.profile,
-        budget=options.budget,
-        subject=options.subject,
-        text=options.text,
-        detect=lambda: machine_profile(os.environ, console.print),
-    )
-    profile = choices.trial_profile()
-    for change in settings.changes:
-        console.print(change, soft_wrap=True)
+    finish_interrupted(state)
+    replaced = _replaced(state, options)
+    settings = _settings(state, options, replaced)
+    checked = check_options(state, options, settings.values)
+    if replaced is None:
+        _refuse_what_has_passed(state, checked)
     lock = _lock(state)
     try:
+        choices = state.resolve(
+            profile=options.profile,
+            budget=options.budget,
+            subject=options.subject,
+            text=options.text,
+            detect=lambda: machine_profile(os.environ, console.print),
+            set_aside=None
+            if replaced is None
+            else lambda wanted: _begin_another(state, options, replaced, wanted, settings.values, console),
+        )
+        profile = choices.trial_profile()
+        for change in settings.changes:
+            console.print(change, soft_wrap=True)
         warn_if_missing(settings.values, choices.profile, console)
         settle_subject(state, state.user_repository(choices), profile, choices.script)
         require_gpu(profile, os.environ)
@@ -117,6 +147,61 @@ def _set_up_and_run(state: State, options: RunOptions, console: Console) -> int:
             server.stop()
     finally:
         lock.release()
+
+
+def _replaced(state: State, options: RunOptions) -> Run | None:
+    """Return the run in whose place this start begins another one: at the user's wish, or because of another tag.
+
+    Return None if the run goes on, or if there is none. Raises OptionRefused if the new run can have no such beginning.
+    """
+    run = run_in(state)
+    goes_on = run is None or (options.replace is None and options.researcher.get("TAG", run.tag) == run.tag)
+    if not goes_on:
+        require_outermost(state)
+    if options.from_best and (goes_on or options.replace is Replace.DELETE):
+        raise OptionRefused("--from-best begins a run with the best version of the one before", "add --new")
+    if options.from_best and run is not None and run.incumbent is None:
+        raise OptionRefused(f"run {run.tag} has no version whose score is known", "leave --from-best out")
+    return None if goes_on else run
+
+
+def _settings(state: State, options: RunOptions, replaced: Run | None) -> RunSettings:
+    """Return the settings of this start. Where a state has had other runs, a new one gets a tag of its own."""
+    begins_beside = replaced is not None or (not state.has_begun and bool(earlier_runs(state)))
+    settings = state.settled(given_settings(os.environ, options.researcher), another_run=begins_beside)
+    if not begins_beside:
+        return settings
+    before = state.choices()
+    user = options.subject or (None if before is None else state.user_repository(before))
+    branches = set() if user is None else UserRepository(user).branches()
+    is_deleted = options.replace is Replace.DELETE
+    tag = tag_of_another(state, options.researcher.get("TAG"), branches, is_deleted=is_deleted)
+    return replace(settings, values={**settings.values, "TAG": tag})
+
+
+def _begin_another(
+    state: State,
+    options: RunOptions,
+    replaced: Run,
+    choices: RunConfig,
+    settings: Mapping[str, str],
+    console: Console,
+) -> None:
+    """Make room for another run, whose data are there. Its settings are written at once."""
+    settle_data(state, choices, console)
+    if options.replace is Replace.DELETE:
+        delete(state)
+        told = f"run {replaced.tag} is deleted"
+    else:
+        earlier = set_aside(state)
+        told = f"run {replaced.tag} is kept in {earlier.root}"
+        if options.from_best:
+            assert replaced.incumbent is not None, "`_replaced` refuses a run without one"
+            with JournalReader(earlier.journal) as history:
+                best = history.experiment(replaced.incumbent)
+            begin_with(state.subject, repository_of(earlier), best.commit_sha or replaced.base_commit)
+    state.remember(settings)
+    console.print(f"{told}; this start begins run {settings['TAG']}", soft_wrap=True)
 
 
 def given_settings(shell: Mapping[str, str], options: Mapping[str, str]) -> dict[str, str]:
@@ -186,6 +271,7 @@ def _stop_like_ctrl_c() -> None:
 
 
 def _lock(state: State) -> WriterLock:
+    state.make()
     lock = WriterLock(state.root)
     lock.sign(os.getpid())
     return lock

@@ -14,10 +14,13 @@ import typer
 from researcher.config.setting import moment_of
 from researcher.config.settings import TABLE
 from researcher.decision.rules import Rule
+from researcher.journal.reader import JournalReader
 from researcher.llm.client import Think
 from researcher.proposers.schedule import Mix
 from services.machine.gpus import machine_profile
 from services.machine.installation import ROOT
+from services.machine.runs import run_in
+from services.machine.state import State
 from services.stack.end_action import HELP, checked, run_after
 from services.views.terminal import StateOption, console, refuse, state_of
 from trainer.jobs import PROFILES
@@ -26,7 +29,7 @@ from trainer.jobs.environment import SHELL
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 START, LIMITS, MATERIAL, MACHINE = "Start", "Limits", "Profile, script and text", "Machine"
-PROPOSALS, LLM = "Proposals", "LLM"
+PROPOSALS, LLM, RUNS = "Proposals", "LLM", "Another run"
 ProfileOption = Annotated[
     str | None,
     typer.Option(help=f"Trial set-up: {', '.join(PROFILES)}. Default: by the GPU, else cpu.", rich_help_panel=MATERIAL),
@@ -67,7 +70,7 @@ def until_of(text: str | None) -> str | None:
 @app.command(
     rich_help_panel=START,
     epilog="Examples: overnight run --experiments 12 · overnight run --until 07:00 · "
-    "overnight run --subject DIR --hours 8 · overnight run --price-per-hour 2 --max-cost 10",
+    "overnight run --subject DIR --hours 8 · overnight run --price-per-hour 2 --max-cost 10 · overnight run --new",
 )
 def run(
     state: StateOption = None,
@@ -100,7 +103,20 @@ def run(
     edit_share: Annotated[float | None, _option("EDIT_SHARE", PROPOSALS)] = None,
     advice_share: Annotated[float | None, _option("ADVICE_SHARE", PROPOSALS)] = None,
     then: Annotated[str | None, typer.Option(help=HELP, rich_help_panel=LIMITS)] = None,
-    tag: Annotated[str | None, _option("TAG", MACHINE)] = None,
+    new: Annotated[
+        bool,
+        typer.Option("--new", help="Begin another run; the one before is kept below runs/.", rich_help_panel=RUNS),
+    ] = False,
+    from_best: Annotated[
+        bool,
+        typer.Option("--from-best", help="Begin it with the best version of the one before.", rich_help_panel=RUNS),
+    ] = False,
+    wipe: Annotated[
+        bool,
+        typer.Option("--wipe", help="Delete the run before and begin another one.", rich_help_panel=RUNS),
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete without asking.", rich_help_panel=RUNS)] = False,
+    tag: Annotated[str | None, _option("TAG", RUNS)] = None,
     seed: Annotated[int | None, _option("SEED", MACHINE)] = None,
     redis_url: Annotated[
         str | None, typer.Option(help="A server of your own, instead of the embedded one.", rich_help_panel=MACHINE)
@@ -116,10 +132,16 @@ def run(
 ) -> None:
     """Start a run on this machine, or continue it: set-up, baseline, experiments, summary.
 
-    A run continues with the options of its last start, unless others are given here or in the environment.
+    A run continues with the options of its last start, unless others are given here or in the environment. So does
+    another run, which begins with --new, --wipe or another --tag.
     """
-    from services.local import FINISHED, RunOptions, run_local  # noqa: PLC0415 - the help is shown faster without it
+    from services.local import FINISHED, Replace, RunOptions, run_local  # noqa: PLC0415 - the help is shown faster
 
+    if new and wipe:
+        refuse("--new keeps the run before, and --wipe deletes it; give one of them")
+    folder = state_of(state)
+    if wipe:
+        _agree_to_delete(folder, yes)
     command = None if then is None else checked(then, SHELL)
     settings = {
         "EXPERIMENTS": experiments,
@@ -151,10 +173,27 @@ def run(
         redis_url=redis_url,
         unsafe=unsafe_local,
         researcher={name: str(value) for name, value in settings.items() if value is not None},
+        replace=Replace.DELETE if wipe else Replace.SET_ASIDE if new else None,
+        from_best=from_best,
     )
     with _known_errors():
-        code = run_local(state_of(state), options, console)
+        code = run_local(folder, options, console)
     raise typer.Exit(run_after(command, console) if command is not None and code == FINISHED else code)
+
+
+def _agree_to_delete(state: State, yes: bool) -> None:
+    """Ask whether the run of a state may be deleted, and end the command if not."""
+    found = run_in(state)
+    if found is None:
+        return
+    with JournalReader(state.journal) as history:
+        measured = history.measured_count()
+    question = (
+        f"Delete run {found.tag} in {state.root} with {measured} measured experiments: journal, commits, trials and "
+        "logs? Prepared data, earlier runs and a repository of your own stay as they are."
+    )
+    if not (yes or typer.confirm(question)):
+        refuse("nothing was deleted; --new keeps the run and begins another one")
 
 
 @app.command(rich_help_panel=START, epilog="Example: overnight init --subject DIR")

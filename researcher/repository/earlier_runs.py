@@ -1,6 +1,6 @@
 """Finds what an earlier run left where a run is about to begin: the marks of a lost journal, a copy, a kept version.
 
-A run never begins twice in one state folder, and two states never push one run.
+A journal never holds two runs, and two states never push one run.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ RUNS = "overnight/"
 RESULTS = "results.tsv"
 _PLACE = "place"  # holds the path at which a journal's folder was used last
 _KEPT = "refs/overnight-kept/"
+_BEGINNING = "refs/overnight-beginning"
 
 
 def require_no_lost_journal(folder: Path, subject: Path | None = None) -> None:
@@ -67,7 +68,12 @@ def require_only_state(folder: Path, run: Run, user: Path | None) -> None:
             f"{before}; or delete or rename that folder, and the run continues here"
         )
     if before != here or not record.exists():
-        write_whole(record, str(here).encode())
+        record_place(folder)
+
+
+def record_place(folder: Path) -> None:
+    """Record where the journal's folder is, so that a later copy of it is known for one."""
+    write_whole(folder / _PLACE, str(folder.resolve()).encode())
 
 
 def _is_copy(before: Path, here: Path, run: Run) -> bool:
@@ -85,6 +91,16 @@ def _is_copy(before: Path, here: Path, run: Run) -> bool:
 def record_kept(path: Path, run: Run, commit: str) -> None:
     """Record the incumbent of a run in its repository, for a new run that begins there without this journal."""
     run_git(path, "update-ref", _KEPT + run.tag, commit)
+
+
+def record_beginning(path: Path, commit: str) -> None:
+    """Record that a new run begins with this commit, which an earlier run kept, and not with that of the user."""
+    run_git(path, "update-ref", _BEGINNING, commit)
+
+
+def begins_with_kept(path: Path) -> bool:
+    """Return True if `record_beginning` was called for the repository of a new run."""
+    return (path / ".git").exists() and _BEGINNING in refs_of(path, _BEGINNING)
 
 
 def checked_out(path: Path) -> str:
@@ -116,3 +132,26 @@ def first_commit(path: Path) -> str:
         path, head[:7], branch, found[:7],
     )  # fmt: skip
     return found
+
+
+def free_tag(wanted: str | None, branches: set[str], day: str) -> str:
+    """Return the wanted tag, or the day with a number.
+
+    Git can hold no branch beside one whose name is its folder. Raises SubjectError if a branch is in the way.
+    """
+    names = [day, *(f"{day}-{number}" for number in range(2, 1000))] if wanted is None else [wanted]
+    free = next((name for name in names if _in_the_way(f"overnight/{name}", branches) is None), None)
+    if free is not None:
+        return free
+    found = _in_the_way(f"overnight/{names[0]}", branches)
+    raise SubjectError(
+        f"the branch {found} is in the way of overnight/{names[0]}; choose another tag, "
+        f"or rename the branch with `git branch -m {found} mine`"
+    )
+
+
+def _in_the_way(branch: str, branches: set[str]) -> str | None:
+    return next(
+        (each for each in sorted(branches) if f"{branch}/".startswith(f"{each}/") or each.startswith(f"{branch}/")),
+        None,
+    )

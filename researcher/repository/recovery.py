@@ -18,7 +18,7 @@ from researcher.files import sync, sync_tree
 from researcher.journal.reader import JournalReader
 from researcher.journal.records import ConfirmationVerdict, Run
 from researcher.repository.commits import EDITABLE, candidate_ref, planned
-from researcher.repository.earlier_runs import COPY, first_commit
+from researcher.repository.earlier_runs import COPY, begins_with_kept, first_commit, record_beginning
 from researcher.repository.git_command import (
     GitFailed,
     create_empty,
@@ -46,8 +46,8 @@ def open_subject(
     """
     run = history.run()
     if run is None:
-        if user is not None:
-            _take_head(path, user)
+        if user is not None and not begins_with_kept(path):
+            _take(path, user, first_commit(user.path))
         return Workspace(path, user=user, script=script)
     try:
         return Workspace(path, run.base_commit, user, script)
@@ -56,10 +56,17 @@ def open_subject(
     return Workspace(path, run.base_commit, user, script)
 
 
-def _take_head(path: Path, user: UserRepository) -> None:
+def begin_with(path: Path, earlier: Path, commit: str) -> None:
+    """Create the repository of a new run, which begins with a commit of an earlier run's repository."""
+    _take(path, UserRepository(earlier), commit)
+    record_beginning(path, commit)
+
+
+def _take(path: Path, source: UserRepository, commit: str) -> None:
+    """Make the repository at `path` show a commit of another one."""
     path.mkdir(parents=True, exist_ok=True)
     create_empty(path)
-    user.fetch(path, first_commit(user.path))
+    source.fetch(path, commit)
     remove_locks(path / ".git")
     run_git(path, "symbolic-ref", "HEAD", BASE)
     run_git(path, "reset", "--hard", "--quiet")

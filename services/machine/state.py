@@ -1,7 +1,7 @@
 """The state folder of local mode: the files of one run, the choices with which it began, and its settings.
 
-One state holds one run of one profile. Once the journal exists, other choices are refused. The settings of the last
-start apply to the next one, unless the user gives others.
+One state holds one run of one profile, and below `runs/` the earlier ones. Once the journal exists, other choices are
+refused. The settings of the last start apply to the next one, unless the user gives others.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from researcher.journal.database import JOURNAL_FILE, holds_run
 from trainer.jobs import Profile, profile_named
 
 CHOICES_FILE = "night.json"
+DATA = "data"
 OWN_SUBJECT = "subject"  # a relative path, so that a copied or moved state folder works on its own repository
 SETTINGS_FILE = "settings.json"
+OF_ONE_RUN = ("TAG", "SEED", "UNTIL")
 OF_ONE_LLM = ("MODEL", "NUM_CTX", "NUM_PREDICT", "OLLAMA_HOST", "OPENAI_")  # beginnings of keys
 
 
@@ -84,8 +86,19 @@ class State:
 
     @property
     def data(self) -> Path:
-        """The prepared text."""
-        return self.root / "data"
+        """The prepared text; of an earlier run, which has a link there, that of the state around it."""
+        folder = self.root / DATA
+        return folder.resolve() if folder.is_symlink() else folder
+
+    @property
+    def runs(self) -> Path:
+        """The earlier runs, each a state folder of its own."""
+        return self.root / "runs"
+
+    @property
+    def is_earlier_run(self) -> bool:
+        """Whether this is an earlier run below the `runs` of another state."""
+        return self.root.parent.name == "runs" and (self.root / DATA).is_symlink()
 
     @property
     def trials(self) -> Path:
@@ -153,9 +166,11 @@ class State:
         subject: Path | None = None,
         text: Path | None = None,
         detect: Callable[[], str],
+        set_aside: Callable[[RunConfig], None] | None = None,
     ) -> RunConfig:
         """Decide and write the choices of this run: the requested ones, else those of before, else the defaults.
 
+        If the start begins another run, `set_aside` moves the one that is here, once the choices are decided.
         Raises StateError if a run has begun with other choices, and JournalError if the journal of a run is lost. A
         start that failed before the journal existed binds no later one.
         """
@@ -170,13 +185,15 @@ class State:
             constants=(before.constants if before else None) or self._adopted_constants(),
             script=before.script if before else "train.py",
         )
-        if before is not None and has_begun:
+        if before is not None and has_begun and set_aside is None:
             self._refuse_change(before, wanted)
         if before is not None and before.constants and (wanted.subject, wanted.text) != (before.subject, before.text):
             raise StateError(
                 f"{self.root} holds the data that `overnight init` took from {before.subject}", "use another --state"
             )
         wanted.trial_profile()
+        if set_aside is not None:
+            set_aside(wanted)
         self.write(wanted)
         return wanted
 
@@ -190,12 +207,14 @@ class State:
         except (AttributeError, ValueError) as error:
             raise StateError(f"{path} cannot be read ({error})", "remove it, and give the options again") from error
 
-    def settled(self, given: Mapping[str, str]) -> RunSettings:
+    def settled(self, given: Mapping[str, str], *, another_run: bool = False) -> RunSettings:
         """Return the settings of a start: those that are given, else those of the start before.
 
-        Another LLM has settings of its own, so the address and the model of the one before are dropped.
+        Another LLM has settings of its own, so the address and the model of the one before are dropped. So are the
+        tag, the seed and the moment of the end, if the start begins another run.
         """
-        before = self.settings()
+        dropped = OF_ONE_RUN if another_run else ()
+        before = {key: value for key, value in self.settings().items() if key not in dropped}
         if given.get("LLM", before.get("LLM")) != before.get("LLM"):
             kept = {key: value for key, value in before.items() if not key.startswith(OF_ONE_LLM)}
         else:
@@ -235,10 +254,15 @@ class State:
         write_whole(self.journal / CHOICES_FILE, json.dumps(asdict(choices), indent=1).encode())
 
     def make(self) -> None:
-        """Create the folders. A candidate of another user may pass through the root, and cannot read the journal."""
+        """Create the folders. A candidate of another user may pass through the root, and cannot read the journal.
+
+        An earlier run that was copied out of its state gets data of its own.
+        """
         if not self.root.exists():
             self.root.mkdir(parents=True)
             self.root.chmod(0o711)
+        if (self.root / DATA).is_symlink() and not (self.root / DATA).exists():
+            (self.root / DATA).unlink()
         self.journal.mkdir(mode=0o700, exist_ok=True)
 
     def _refuse_change(self, before: RunConfig, wanted: RunConfig) -> None:
@@ -246,5 +270,5 @@ class State:
             if value != getattr(before, name):
                 raise StateError(
                     f"the run in {self.root} was begun with {name} {getattr(before, name)}, not {value}",
-                    "use another --state for that",
+                    "begin another run for that, with --new or in another --state",
                 )

@@ -63,7 +63,7 @@ class Form(StrEnum):
 def show_status(state: State, console: Console, *, as_json: bool, verbose: bool) -> None:
     """Print the state of the run; the live part only if Redis answers."""
     with _history(state) as history:
-        report = _snapshot(history, state, _bus(state))
+        report = _snapshot(history, state, open_bus_if_known(state))
     if as_json:
         print(json.dumps(report.to_json()))
         return
@@ -165,7 +165,7 @@ def _history(state: State) -> JournalReader:
     return JournalReader(state.journal)
 
 
-def _bus(state: State) -> RedisClient | None:
+def open_bus_if_known(state: State) -> RedisClient | None:
     """Connect to the run's Redis; None if its address is unknown."""
     try:
         return open_bus(state)

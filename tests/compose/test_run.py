@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -64,7 +65,7 @@ def test_run_goes_on_after_the_engine_is_started_again(stack: Stack, how: str) -
     stack.wait_until_healthy()
 
 
-def test_down_and_up_resumes_and_the_whole_run_tells_one_story(stack: Stack) -> None:
+def test_down_and_up_resumes_and_the_whole_run_tells_one_story(stack: Stack, tmp_path: Path) -> None:
     measured = stack.ask(MEASURED)
 
     stack.compose("stop")
@@ -74,6 +75,8 @@ def test_down_and_up_resumes_and_the_whole_run_tells_one_story(stack: Stack) -> 
     assert ended == dict.fromkeys(STAY_UP, 0), "stopped by itself, within its grace"
     assert all(f"{stack.project}_{volume}" in volumes() for volume in ("subject", "journal", "trials", "redis"))
 
+    run("scripts/results", str(tmp_path / "results"), cwd=stack.root, env=stack.environment())
+    assert (tmp_path / "results" / "results.tsv").read_text().count("\n") > measured
     with timed("up again, to healthy"):
         stack.up(EXPERIMENTS=str(measured + 1))
     stack.wait_for_end()

@@ -28,6 +28,7 @@ _WORKSPACE = "researcher/repository/test_repository.py::test_"
 _SUBJECT_DAYS = "scenarios/test_subject_days.py::test_"
 _SURROUNDINGS = "researcher/repository/test_surroundings.py::test_"
 _STATE_DAYS = "scenarios/test_state_days.py::test_"
+_RUNS = "scenarios/test_several_runs.py::test_"
 _PUBLISHING = "researcher/repository/test_publishing.py::test_"
 _CLAIMS = "researcher/loop/test_confirmation.py::test_"
 _FAILURES = "researcher/loop/test_failures.py::test_"
@@ -2748,7 +2749,7 @@ GUARDS = (
     ),
     Guard(
         "a branch whose name is a folder is in the way",
-        "researcher/__main__.py",
+        "researcher/repository/earlier_runs.py",
         'f"{branch}/".startswith(f"{each}/") or each.startswith(f"{branch}/")',
         "each == branch",
         f"{_SURROUNDINGS}a_branch_beside_which_git_cannot_hold_the_runs_is_named",
@@ -3452,6 +3453,104 @@ GUARDS = (
         _STATE_DAYS + "a_state_in_another_place_works_on_its_own_repository[copied]",
     ),
     Guard(
+        "the journal of a run is moved last",
+        "services/machine/runs.py",
+        '("subject", "trials", "logs", "redis/appendonlydir", "journal")',
+        '("journal", "subject", "trials", "logs")',
+        _RUNS + "a_run_that_is_set_aside_is_whole_and_shares_the_data",
+    ),
+    Guard(
+        "a run that cannot be moved as a whole stays as a whole",
+        "services/machine/runs.py",
+        "                (moving / part).rename(root / part)\n",
+        "                pass\n",
+        _RUNS + "a_part_that_cannot_be_moved_leaves_the_run_as_it_was",
+    ),
+    Guard(
+        "a copy of an earlier run is known for one",
+        "services/machine/runs.py",
+        "    record_place(earlier.journal)\n",
+        "",
+        _RUNS + "a_copy_of_an_earlier_run_never_pushes_beside_it",
+    ),
+    Guard(
+        "no run is moved under a researcher",
+        "services/machine/runs.py",
+        "            held.callback(WriterLock(state.journal).release)\n",
+        "",
+        _RUNS + "a_run_on_which_a_researcher_works_is_not_moved",
+    ),
+    Guard(
+        "a move that was killed is finished",
+        "services/machine/runs.py",
+        "        if moving.exists():\n",
+        "        if False:\n",
+        _RUNS + "a_move_that_was_killed_is_finished_by_the_next_start[3]",
+    ),
+    Guard(
+        "a run of an earlier version is moved with the name of its repository",
+        "services/machine/runs.py",
+        "                state.write(choices)  # an earlier",
+        "                pass  # an earlier",
+        _RUNS + "a_run_of_an_earlier_version_takes_its_repository_along",
+    ),
+    Guard(
+        "no two runs of a state have one tag",
+        "services/machine/runs.py",
+        "    if wanted in taken:\n",
+        "    if False:\n",
+        _RUNS + "another_run_has_a_tag_that_neither_a_run_here_nor_a_branch_has",
+    ),
+    Guard(
+        "no run begins within an earlier one",
+        "services/local.py",
+        "        require_outermost(state)\n",
+        "        pass\n",
+        _RUNS + "no_other_run_begins_within_an_earlier_one",
+    ),
+    Guard(
+        "a run is deleted only after a yes",
+        "services/run_commands.py",
+        "    if not (yes or typer.confirm(question)):\n",
+        "    typer.echo(question)\n    if False:\n",
+        _RUNS + "nothing_is_deleted_without_a_yes",
+    ),
+    Guard(
+        "another run has a seed, a tag and an end of its own",
+        "services/machine/state.py",
+        "dropped = OF_ONE_RUN if another_run else ()",
+        "dropped = ()",
+        _RUNS + "settings_go_over_to_another_run_without_those_of_one_run",
+    ),
+    Guard(
+        "an earlier run that was copied elsewhere has no link into nothing",
+        "services/machine/state.py",
+        "if (self.root / DATA).is_symlink() and not (self.root / DATA).exists():",
+        "if False:",
+        _RUNS + "an_earlier_run_that_is_copied_elsewhere_prepares_data_of_its_own",
+    ),
+    Guard(
+        "a run that begins with a kept version does not take the user's",
+        "researcher/repository/recovery.py",
+        "if user is not None and not begins_with_kept(path):",
+        "if user is not None:",
+        _RUNS + "a_run_begins_with_the_best_version_of_the_one_before_although_the_user_is_elsewhere",
+    ),
+    Guard(
+        "a damaged journal hides no other run from the list",
+        "services/views/runs.py",
+        "except (JournalError, StateError) as error:",
+        "except ZeroDivisionError as error:",
+        _RUNS + "a_run_whose_journal_is_damaged_is_named_beside_the_others",
+    ),
+    Guard(
+        "no folder of PYTHONPATH hides the installed command",
+        "services/machine/console_script.py",
+        "    sys.path.insert(0, root)\n",
+        "",
+        "services/test_wheel.py::test_the_installed_command_puts_the_folder_of_our_packages_first",
+    ),
+    Guard(
         "two researchers never work on one repository",
         "researcher/loop/resume.py",
         ", (settings.subject_dir, SUBJECT_LOCK)]",
@@ -3707,8 +3806,8 @@ GUARDS = (
     Guard(
         "options are checked before anything starts",
         "services/local.py",
-        "    _refuse_what_has_passed(state, check_options(state, options, settings.values))\n",
-        "",
+        "        _refuse_what_has_passed(state, checked)\n",
+        "        pass\n",
         "services/test_cli.py::test_a_limit_that_has_passed_since_the_first_start_is_refused[hours]",
     ),
     Guard(

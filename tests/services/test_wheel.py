@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from email import message_from_string
 from fnmatch import fnmatch
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,7 @@ ONLY_IN_A_CLONE = (
     "services/redis/*.sh",
     "services/researcher/overnight",
 )
+CONSOLE_SCRIPT = "services/machine/console_script.py"
 OF_A_CLONE = re.compile(r"scripts/|compose\.yaml|gpu\.env|docker compose")
 # These modules speak only to users of the containers. The doctor's checks are tried below.
 FOR_CONTAINERS = (
@@ -52,12 +55,15 @@ FOR_CONTAINERS = (
 )
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder]
+def built(folder: Path, kind: str) -> Path:
+    command = [sys.executable, "-m", "hatchling", "build", "-t", kind, "-d", folder]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     return next(folder.glob("*.whl"))
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return built(tmp_path_factory.mktemp("wheel"), "wheel")
 
 
 def test_wheel_holds_the_packages_and_nothing_that_only_a_clone_uses(wheel: Path) -> None:
@@ -72,7 +78,7 @@ def test_wheel_holds_the_packages_and_nothing_that_only_a_clone_uses(wheel: Path
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if not name.startswith("overnight-")}
 
-    assert held == wanted
+    assert held == wanted - {CONSOLE_SCRIPT} | {"overnight_command.py"}
     assert {f"{package}/py.typed" for package in PACKAGES} <= held
 
 
@@ -88,6 +94,49 @@ def test_wheel_says_what_it_is_and_which_pythons_were_tried(wheel: Path) -> None
     assert facts["License-Expression"] == "MIT"
     assert facts["Keywords"]
     assert str(facts.get_payload()).lstrip().startswith("# Overnight")
+
+
+@pytest.mark.parametrize("kind", ["wheel", "wheel:editable"])
+@pytest.mark.parametrize("name", ["services.py", "services/__init__.py", "researcher/__init__.py"])
+def test_a_module_in_a_folder_of_pythonpath_hides_nothing_of_the_installed_command(
+    tmp_path: Path, kind: str, name: str
+) -> None:
+    """Third-party packages come from this environment, and ours from the installed files alone."""
+    site, theirs, script = tmp_path / "site", tmp_path / "theirs", tmp_path / "overnight"
+    with zipfile.ZipFile(built(tmp_path, kind)) as archive:
+        archive.extractall(site)
+    (theirs / name).parent.mkdir(parents=True)
+    (theirs / name).write_text("raise SystemExit('hidden')\n")
+    entry = EntryPoint("overnight", overnight_of(site), "console_scripts")
+    script.write_text(
+        f"import site, sys\nsys.path.remove({str(ROOT)!r})\nsite.addsitedir({str(site)!r})\n"
+        f"from {entry.module} import {entry.attr}\n{entry.attr}()\n"
+    )
+
+    done = subprocess.run(
+        [sys.executable, script, "--version"],
+        env=os.environ | {"PYTHONPATH": str(theirs)}, cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+    assert (done.returncode, done.stdout.partition(" ")[0]) == (0, "overnight"), done.stderr
+
+
+def test_the_installed_command_puts_the_folder_of_our_packages_first(tmp_path: Path) -> None:
+    (tmp_path / "services.py").write_text("raise SystemExit('hidden')\n")
+    shutil.copy(ROOT / CONSOLE_SCRIPT, tmp_path / "overnight_command.py")
+
+    done = subprocess.run(
+        [sys.executable, "-c", "import overnight_command; overnight_command.main()", "--version"],
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+    assert done.stdout.startswith("overnight "), done.stderr
+
+
+def overnight_of(site: Path) -> str:
+    """What the command `overnight` of an unpacked wheel calls."""
+    text = next(site.glob("overnight-*.dist-info/entry_points.txt")).read_text()
+    return text.partition("overnight = ")[2].strip()
 
 
 def test_texts_of_a_run_without_containers_name_a_file_of_a_clone_only_for_containers() -> None:

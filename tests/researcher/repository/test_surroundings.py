@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from researcher.__main__ import free_tag
 from researcher.errors import NotText, SubjectError
 from researcher.repository.commits import Planned
+from researcher.repository.earlier_runs import free_tag
 from researcher.repository.publishing import UserRepository
 from researcher.repository.repository import GitState, Workspace, create_repository
 from tests import ROOT

@@ -33,7 +33,7 @@ from services.doctor import Mode
 from services.machine.gpu_env import KEYS
 from services.stack.end_action import ACTIONS, run_after
 from services.stack.follow import Ending, watch_run
-from services.stack.results import fetch, unpack
+from services.stack.results import IMAGE, fetch, unpack
 from services.stack.up import PREPARING, REQUIRED, UpOptions, bring_up, changes, times
 from tests import ROOT
 from tests.fixtures.warm_processes import completed
@@ -58,7 +58,7 @@ services:
     stop_grace_period: 1s
     environment: {EXPERIMENTS: "${EXPERIMENTS:-}"}
     tmpfs: [/tmp]
-    volumes: [./shared:/shared, journal:/journal, ./overnight:/usr/local/bin/overnight:ro]
+    volumes: [./shared:/shared, journal:/j, subject:/s, trials:/t, ./overnight:/usr/local/bin/overnight:ro]
     depends_on: {data: {condition: service_completed_successfully}}
     healthcheck: {test: ["CMD", "sh", "-c", "cat /shared/health"], interval: 200ms, retries: 1}
   ollama:
@@ -75,6 +75,8 @@ services:
     healthcheck: {test: ["CMD", "test", "-e", "/shared/pulled"], interval: 200ms, retries: 1, start_period: 1h}
 volumes:
   journal: {}
+  subject: {}
+  trials: {}
 """
 OVERNIGHT = """\
 #!/bin/sh
@@ -248,11 +250,35 @@ def test_how_the_view_ended_is_told_apart(toy: Toy) -> None:
 def test_results_come_out_of_a_folder_in_memory_and_leave_nothing_there(toy: Toy, tmp_path: Path) -> None:
     toy.up()
 
-    names = fetch(toy.stack, tmp_path / "night")
+    names = fetch(toy.stack, tmp_path / "night", "0:0")
 
     assert names == ["results.tsv", "subject.bundle"]
     assert (tmp_path / "night" / "results.tsv").read_text() == "tsv\n"
     assert toy.stack.output("researcher", "ls", "/tmp") == b""
+
+
+@pytest.mark.docker
+def test_results_of_a_stack_that_is_down_come_from_its_volumes_and_nothing_stays(toy: Toy, tmp_path: Path) -> None:
+    toy.up()
+    toy.stack.down()
+    (toy.folder / "Dockerfile").write_text("FROM overnight-test/python:3.11\nCOPY overnight /usr/local/bin/overnight\n")
+    image = f"{toy.stack.project}:test"
+    toy.stack.engine.images.build(path=str(toy.folder), tag=image)
+    there = len(toy.stack.engine.containers.list(all=True))
+
+    try:
+        names = fetch(toy.stack, tmp_path / "down", "1000:1000", image)
+    finally:
+        toy.stack.engine.images.remove(image)
+
+    assert names == ["results.tsv", "subject.bundle"]
+    assert len(toy.stack.engine.containers.list(all=True)) == there
+    with pytest.raises(StackError, match="the image overnight-test/there-is-none is not here"):
+        fetch(toy.stack, tmp_path / "none", "1000:1000", "overnight-test/there-is-none")
+
+
+def test_results_are_read_with_the_image_that_compose_builds() -> None:
+    assert yaml.safe_load((ROOT / "compose.yaml").read_text())["x-researcher-image"]["image"] == IMAGE
 
 
 @pytest.mark.docker
