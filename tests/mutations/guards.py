@@ -629,9 +629,30 @@ GUARDS = (
     Guard(
         "a loss is computed on differences",
         "trainer/scoring/cross_entropy.py",
-        "    below -= largest[:, None]\n",
+        "    values -= largest[:, None]\n",
         "",
         "trainer/scoring/test_score.py::test_losses_are_those_of_probabilities_whatever_the_logits",
+    ),
+    Guard(
+        "a logit is read once from shared memory",
+        "trainer/scoring/cross_entropy.py",
+        "    picked = private[np.arange(len(targets)), targets]\n",
+        "    picked = (logits.view(np.uint16) if half else logits)[np.arange(len(targets)), targets]\n",
+        "trainer/scoring/test_score.py::test_a_row_that_changes_while_it_is_read_costs_what_it_held_at_one_moment",
+    ),
+    Guard(
+        "a logit of minus infinity is refused",
+        "trainer/scoring/cross_entropy.py",
+        "        if private.min() == -np.inf:",
+        "        if False:",
+        "trainer/scoring/test_score.py::test_a_logit_that_is_not_finite_is_refused",
+    ),
+    Guard(
+        "a loss is never negative",
+        "trainer/scoring/cross_entropy.py",
+        "    return np.maximum(losses, 0.0, out=losses)\n",
+        "    return losses\n",
+        "trainer/scoring/test_score.py::test_a_certain_token_costs_nothing",
     ),
     Guard(
         "logits that hold no probabilities are refused",
