@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import httpx
 import pynvml
 
+from researcher.config.settings import TABLE
 from researcher.errors import LlmUnavailable
 from researcher.llm.gpu_memory_split import placement_for
 from researcher.llm.ollama_api import OllamaSettings
@@ -42,7 +43,7 @@ Value = TypeVar("Value")
 
 STEPS = 5
 _GIB, _MIB = 2**30, 2**20
-_MEASUREMENT_S, _NVML_S, _ANSWER_S = 180.0, 30.0, 120.0
+_MEASUREMENT_S, _NVML_S, _ANSWER_S = 240.0, 30.0, 120.0
 _ANSWER_TOKENS = 16
 _DOCTOR = "overnight doctor"
 _THROTTLING = {
@@ -154,8 +155,8 @@ class ThisMachine:
         placement = placement_for(profile.name)
         self._llm = OllamaSettings(
             host=self._settings.get("OLLAMA_HOST", ""),
-            model=self._settings.get("MODEL", placement.model),
-            num_ctx=int(self._settings.get("NUM_CTX", placement.num_ctx)),
+            model=self._settings.get("MODEL") or placement.model,
+            num_ctx=self._num_ctx(placement.num_ctx),
             num_batch=placement.num_batch,
             num_predict=_ANSWER_TOKENS,
             on_gpu=True,
@@ -174,6 +175,12 @@ class ThisMachine:
         if (loaded := self._ask(load)) is None:
             raise MeasurementFailed("Ollama does not list the model that it has loaded", "restart Ollama")
         return loaded
+
+    def _num_ctx(self, usual: int) -> int:
+        text = self._settings.get("NUM_CTX") or str(usual)
+        if (fault := TABLE["NUM_CTX"].fault_of(text)) is not None:
+            raise MeasurementFailed(f"NUM_CTX: {fault.found}", fault.next_step)
+        return int(text)
 
     def llm_answers(self) -> bool:
         """Return whether the loaded LLM gives a text."""

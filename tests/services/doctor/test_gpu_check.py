@@ -165,6 +165,12 @@ def test_text_and_json_say_the_same() -> None:
     assert document["measured"]["sensors"]["throttled"] == ["power limit"]
 
 
+def test_json_has_null_for_a_number_that_it_cannot_hold() -> None:
+    document = json.loads(json_of(checked(machines.WrongKernel())), parse_constant=pytest.fail)
+
+    assert document["measured"]["kernel"]["difference"] is None
+
+
 def test_settings_are_written_once_and_only_to_a_clone(tmp_path: Path) -> None:
     report = checked(machines.SoundMachine())
 
@@ -246,5 +252,7 @@ def test_llm_elsewhere_and_an_absent_ollama_are_not_measured(tmp_path: Path, mon
 
     with pytest.raises(NotMeasurable, match="LLM=none"):
         ThisMachine(state, {"LLM": "none"}, tmp_path).load_llm(profile, machines.RTX)
+    with pytest.raises(MeasurementFailed, match="NUM_CTX"):
+        ThisMachine(state, {"NUM_CTX": "many"}, tmp_path).load_llm(profile, machines.RTX)
     with pytest.raises(NotMeasurable, match="no Ollama answers"):
         ThisMachine(state, {"OLLAMA_HOST": "http://127.0.0.1:9"}, tmp_path).load_llm(profile, machines.RTX)
