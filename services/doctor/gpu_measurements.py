@@ -40,7 +40,11 @@ def kernel(_: Measurement) -> Measurement:
     generator = torch.Generator().manual_seed(0)
     left, right = (torch.randn(_SIZE, _SIZE, generator=generator).bfloat16() for _ in range(2))
     found = (left.to(_DEVICE) @ right.to(_DEVICE)).float().cpu()
-    return {"torch": torch.__version__, "difference": _difference(found, left.float() @ right.float())}
+    return {
+        "torch": torch.__version__,
+        "device": _DEVICE,
+        "difference": _difference(found, left.float() @ right.float()),
+    }
 
 
 def attention(orders: Measurement) -> Measurement:
@@ -67,6 +71,7 @@ def attention(orders: Measurement) -> Measurement:
     pairs = [(found, expected), *((a.grad, b.grad) for a, b in zip(ours, plain, strict=True))]
     return {
         "torch": torch.__version__,
+        "device": _DEVICE,
         "difference": max(_difference(a.detach().float().cpu(), b.detach()) for a, b in pairs),
     }
 

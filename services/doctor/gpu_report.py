@@ -53,9 +53,10 @@ class Sensors:
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """The build of torch, and the largest relative difference of a computation on the GPU from that in float32."""
+    """The build of torch, the device that it computed on, and the largest relative difference from float32."""
 
     torch: str
+    device: str
     difference: float
 
 
@@ -194,6 +195,8 @@ def host_findings(host: Host) -> Iterator[Finding]:
 
 def arithmetic_finding(name: str, found: Arithmetic) -> Finding:
     """Judge a computation on the GPU; a difference of NaN fails."""
+    if found.device != "cuda":
+        return fail(name, f"torch {found.torch} sees no GPU", "install a build of torch with CUDA: scripts/setup run")
     text = f"torch {found.torch}, {found.difference:.1e} from float32"
     if found.difference <= LARGEST_DIFFERENCE:
         return ok(name, text)

@@ -30,11 +30,11 @@ class SoundMachine:
 
     def kernel(self) -> Arithmetic:
         self.calls.append("kernel")
-        return Arithmetic("2.13.0", 0.003)
+        return Arithmetic("2.13.0", "cuda", 0.003)
 
     def attention(self, profile: Profile) -> Arithmetic:
         self.calls.append("attention")
-        return Arithmetic("2.13.0", 0.006)
+        return Arithmetic("2.13.0", "cuda", 0.006)
 
     def sandbox_fault(self) -> str | None:
         return None
@@ -109,9 +109,14 @@ class NoKernelForThisGpu(SoundMachine):
         raise MeasurementFailed("kernel failed: no kernel image is available for execution", "overnight doctor")
 
 
+class TorchWithoutCuda(SoundMachine):
+    def kernel(self) -> Arithmetic:
+        return Arithmetic("2.13.0+cpu", "cpu", 0.003)
+
+
 class WrongKernel(SoundMachine):
     def kernel(self) -> Arithmetic:
-        return Arithmetic("2.13.0", float("nan"))
+        return Arithmetic("2.13.0", "cuda", float("nan"))
 
 
 class NoFlexAttention(SoundMachine):
@@ -121,7 +126,7 @@ class NoFlexAttention(SoundMachine):
 
 class WrongGradients(SoundMachine):
     def attention(self, profile: Profile) -> Arithmetic:
-        return Arithmetic("2.13.0", 0.7)
+        return Arithmetic("2.13.0", "cuda", 0.7)
 
 
 class BlindSandbox(SoundMachine):

@@ -3837,4 +3837,11 @@ GUARDS = (
         "",
         "services/doctor/test_gpu_check.py::test_llm_leaves_before_training_only_where_it_does_in_a_run[16gb-order1]",
     ),
+    Guard(
+        "a torch that sees no GPU is a fault, though it computes well",
+        "services/doctor/gpu_report.py",
+        '    if found.device != "cuda":',
+        "    if False:",
+        "services/doctor/test_gpu_check.py::test_each_fault_is_one_line_that_names_it_and_its_repair[TorchWithoutCuda]",
+    ),
 )

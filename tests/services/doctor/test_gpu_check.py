@@ -64,6 +64,7 @@ FAULTS: list[tuple[type[machines.SoundMachine], str, Severity, str]] = [
     (machines.FewCores, "cores", Severity.WARN, "2"),
     (machines.FullDisk, "disk", Severity.FAIL, "3.0 GiB"),
     (machines.NoKernelForThisGpu, "kernel", Severity.FAIL, "no kernel image"),
+    (machines.TorchWithoutCuda, "kernel", Severity.FAIL, "2.13.0+cpu sees no GPU"),
     (machines.WrongKernel, "kernel", Severity.FAIL, "nan"),
     (machines.NoFlexAttention, "attention", Severity.FAIL, "shared memory"),
     (machines.WrongGradients, "attention", Severity.FAIL, "7.0e-01"),
@@ -109,7 +110,9 @@ def test_hidden_gpu_is_named_as_hidden() -> None:
     assert "hides every GPU" in report.summary
 
 
-@pytest.mark.parametrize("machine", [machines.NoGpu, machines.OldDriver, machines.SmallGpu, machines.WrongKernel])
+@pytest.mark.parametrize(
+    "machine", [machines.NoGpu, machines.OldDriver, machines.TorchWithoutCuda, machines.WrongKernel]
+)
 def test_nothing_is_loaded_where_nothing_can_be_measured(machine: type[machines.SoundMachine]) -> None:
     double = machine()
 
@@ -206,7 +209,8 @@ def test_training_and_scoring_are_measured_on_the_text_that_the_command_carries(
     assert found.batch == 2
     assert min(found.setup_s, found.step_s, found.first_answer_s, found.row_s) > 0
     assert found.peak_mib is None
-    assert machine.kernel().difference < 0.02
+    kernel = machine.kernel()
+    assert (kernel.device, kernel.difference < 0.02) == ("cpu", True)
 
 
 def test_process_that_fails_or_has_no_memory_is_named(tmp_path: Path) -> None:
