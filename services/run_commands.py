@@ -285,3 +285,15 @@ def doctor(
         write_report(report, Mode.LOCAL, findings, facts)
         console.print(f"written to {report}", soft_wrap=True)
     raise typer.Exit(exit_code(findings))
+
+
+@app.command(rich_help_panel=START, epilog="Example: overnight gpu-check --json gpu.json")
+def gpu_check(
+    profile: ProfileOption = None,
+    json: Annotated[Path | None, typer.Option(dir_okay=False, help="Also write the report as JSON.")] = None,
+    state: StateOption = None,
+) -> None:
+    """Measure on the GPU what a run needs, in a few minutes: whether it fits, and how long a trial takes."""
+    from services.doctor.gpu_check_command import run_gpu_check  # noqa: PLC0415 - imports the trainer
+
+    raise typer.Exit(run_gpu_check(state_of(state), profile, json, console))

@@ -40,7 +40,7 @@ class Residence:
 
     async def load(self, client: httpx.AsyncClient) -> None:
         """Load the model as requested, with a second try after a wrong load. Raises ModelDoesNotFit."""
-        if self._fault_of(await self._find(client)) is None:
+        if self._fault_of(await self.find(client)) is None:
             return
         fault = await self._load_once(client)
         if fault is not None:
@@ -66,6 +66,10 @@ class Residence:
                 "it; restart Ollama"
             ) from None
 
+    async def find(self, client: httpx.AsyncClient) -> Loaded | None:
+        """Return the model as the server lists it, or None if it is not loaded."""
+        return next((each for each in await self._listed(client) if same_model(each.name, self._settings.model)), None)
+
     async def _load_once(self, client: httpx.AsyncClient) -> str | None:
         """Load the model. Return the difference from the request as text, or None."""
         settings = self._settings
@@ -75,7 +79,7 @@ class Residence:
             return f"{settings.model} cannot be loaded ({error_text(response)}); {_SMALLER}"
         if response.status_code != httpx.codes.OK:
             raise LlmUnavailable(str(error_for(settings, response)))
-        return self._fault_of(await self._find(client))
+        return self._fault_of(await self.find(client))
 
     def _fault_of(self, found: Loaded | None) -> str | None:
         settings = self._settings
@@ -97,9 +101,6 @@ class Residence:
                 f"are set aside for it; {_SMALLER}, or raise LLM_RESERVE_MIB and lower TRAINER_CAP_MIB"
             )
         return None
-
-    async def _find(self, client: httpx.AsyncClient) -> Loaded | None:
-        return next((each for each in await self._listed(client) if same_model(each.name, self._settings.model)), None)
 
     async def _in_the_way(self, client: httpx.AsyncClient) -> list[Loaded]:
         """Return the loaded models to unload: all on a shared GPU, else only this one, as the server may have other

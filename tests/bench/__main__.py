@@ -28,6 +28,7 @@ from tests.bench import (
     replay,
     sandbox,
     scale,
+    scoring,
     trust,
     unattended,
     unseen,
@@ -106,6 +107,8 @@ def _add_trust(names: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     one.add_argument(
         "--look", nargs="+", choices=beside.LOOKS, default=beside.LOOKS, help="with --beside: the examinations"
     )
+    one = names.add_parser("scoring", help="processor seconds to score a row of logits, as it is done and as it was")
+    one.add_argument("--rounds", type=int, default=10, help="number of times that each way is measured, in turn")
     one = names.add_parser("honest", help="whether the examination accepts honest models of many shapes")
     one.add_argument(
         "--looks", type=int, default=400, help="examinations in total, besides a whole trial of each model"
@@ -158,6 +161,7 @@ RUNS: dict[str, Callable[[argparse.Namespace], None]] = {
         if options.beside is not None
         else trust.run(options.data, quick=options.quick)
     ),
+    "scoring": lambda options: scoring.run(options.rounds),
     "honest": lambda options: honest.run(options.looks, options.model, options.workers, trials=not options.only_looks),
     "attack": lambda options: attack.run(options.seed, options.count, options.minutes, options.dir, options.jobs),
     "faults": lambda _: faults.run(),

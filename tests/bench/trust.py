@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -37,7 +37,6 @@ from trainer.sandbox.paths import WorkerConfig
 from trainer.scoring import score
 from trainer.scoring.causality import Causality, CausalityFinding
 from trainer.scoring.cross_entropy import nats
-from trainer.scoring.exchange import Buffers
 from trainer.scoring.rows import ScoringRows, read_rows
 from trainer.scoring.score import Scoring
 from trainer.trial.run import MORE_QUESTIONS, QUESTIONS, TrialRun, supervise
@@ -116,13 +115,13 @@ def run(data: Path | None, *, quick: bool) -> None:
 
 @dataclass
 class Spent:
-    """Seconds of one scoring: wall seconds, processor seconds of the candidate and of the trainer, and two parts of the
-    latter."""
+    """Seconds of one scoring: wall seconds, processor seconds of the candidate and of the trainer, and of the latter
+    those for the cross entropy."""
 
     wall: float = 0.0
     candidate: float = 0.0
     trainer: float = 0.0
-    parts: dict[str, float] = field(default_factory=lambda: {"copy": 0.0, "cross entropy": 0.0})
+    cross_entropy: float = 0.0
 
 
 def _scoring_table(ground: Ground, progress: Progress, runs: int) -> Table:
@@ -143,8 +142,7 @@ def _scoring_table(ground: Ground, progress: Progress, runs: int) -> Table:
     _line(table, "by the trainer, wall", [each.wall for each in ours])
     _line(table, "  the candidate's processor", [each.candidate for each in ours])
     _line(table, "  the trainer's processor", [each.trainer for each in ours])
-    for part in ("copy", "cross entropy"):
-        _line(table, f"    {part}", [each.parts[part] for each in ours])
+    _line(table, "    cross entropy", [each.cross_entropy for each in ours])
     _line(table, "wall, times its own", ratios, f"<= {BAR}")
     _line(table, "processor of both, times its own", work)
     return table
@@ -188,21 +186,17 @@ def _told(spent: Spent) -> Iterator[None]:
         spent.trainer = time.process_time() - began
         return over
 
-    def timed(part: str, work: Callable[..., Any]) -> Callable[..., Any]:
-        def measured(*given: Any) -> Any:
-            at = time.process_time()
-            try:
-                return work(*given)
-            finally:
-                spent.parts[part] += time.process_time() - at
-
-        return measured
+    def timed(*given: Any) -> Any:
+        at = time.process_time()
+        try:
+            return nats(*given)
+        finally:
+            spent.cross_entropy += time.process_time() - at
 
     with (
         mock.patch.object(Scoring, "begin", begun),
         mock.patch.object(Scoring, "served", answered),
-        mock.patch.object(Buffers, "copy_logits", timed("copy", Buffers.copy_logits)),
-        mock.patch.object(score, "nats", timed("cross entropy", score.nats)),
+        mock.patch.object(score, "nats", timed),
     ):
         yield
 

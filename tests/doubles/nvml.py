@@ -30,6 +30,7 @@ class NvmlGpu:
     pids: Sequence[int] = ()
     capability: tuple[int, int] | None = (9, 0)
     hidden: bool = False
+    used_mib: int = 0
 
 
 @dataclass
@@ -75,6 +76,7 @@ class NvmlLibrary:
         if (mib := self._gpu(handle).memory_mib) is None:
             return pynvml.NVML_ERROR_NOT_SUPPORTED
         memory._obj.total = mib * 2**20
+        memory._obj.used = self._gpu(handle).used_mib * 2**20
         return pynvml.NVML_SUCCESS
 
     def nvmlDeviceGetCudaComputeCapability(self, handle: Any, major: Any, minor: Any) -> int:

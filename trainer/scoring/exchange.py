@@ -1,8 +1,8 @@
 """Sends rows of tokens to a candidate's process and receives its logits through shared memory.
 
-Promises: an answer is copied to private memory before it is read; an answer to no question is refused; no call waits
-for a message (the caller's loop has the deadline). Two batches are in flight so that both sides work at the same time.
-The caller may ask for one, because a candidate can read all batches in flight.
+Promises: an answer to no question is refused; no call waits for a message (the caller's loop has the deadline). Two
+batches are in flight so that both sides work at the same time. The caller may ask for one, because a candidate can read
+all batches in flight. The logits stay in shared memory: a reader reads each of them once, into memory of its own.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Buffers:
         self.inputs_fd = syscalls.sealed_memory("inputs", BUFFERS * layout.input_bytes)
         self.logits_fd = syscalls.sealed_memory("logits", BUFFERS * layout.logits_bytes)
         self._inputs = mmap.mmap(self.inputs_fd, BUFFERS * layout.input_bytes)
-        self._logits = mmap.mmap(self.logits_fd, BUFFERS * layout.logits_bytes)
+        self._logits = np.frombuffer(mmap.mmap(self.logits_fd, BUFFERS * layout.logits_bytes), dtype=np.uint8)
 
     def write_inputs(self, buffer: int, inputs: Tokens) -> None:
         """Write tokens (rows, T) for the candidate, padded to a whole batch: with one shape it compiles only once."""
@@ -37,36 +37,39 @@ class Buffers:
         raw = inputs.astype(np.int32).tobytes().ljust(self.layout.input_bytes, b"\0")
         self._inputs[offset : offset + len(raw)] = raw
 
-    def copy_logits(self, buffer: int, positions: int, itemsize: int) -> npt.NDArray[np.floating]:
-        """Return a private copy of logits (positions, vocabulary) with 2 or 4 bytes each.
+    def logits(self, buffer: int, positions: int, itemsize: int) -> npt.NDArray[np.floating]:
+        """Return the shared memory of logits (positions, vocabulary) with 2 or 4 bytes each.
 
-        The candidate could change shared memory between two reads.
+        The candidate can change it between two reads.
         """
         offset = buffer * self.layout.logits_bytes
         raw = self._logits[offset : offset + positions * self.layout.vocab * itemsize]
-        kind = np.dtype(np.float16 if itemsize == 2 else np.float32)
-        private: npt.NDArray[np.floating] = np.frombuffer(raw, dtype=kind).reshape(positions, self.layout.vocab)
-        return private
+        shared: npt.NDArray[np.floating] = raw.view(np.float16 if itemsize == 2 else np.float32)
+        return shared.reshape(positions, self.layout.vocab)
 
     def close(self) -> None:
-        """Release the shared memory."""
+        """Release the shared memory. Logits that somebody still holds keep theirs."""
         self._inputs.close()
-        self._logits.close()
+        self._logits = np.zeros(0, np.uint8)
         os.close(self.inputs_fd)
         os.close(self.logits_fd)
 
 
 @dataclass(frozen=True)
 class LogitsAnswer:
-    """Logits (rows * T, vocabulary) of `rows` (rows, T+1), which begin at the index `first` of all rows asked."""
+    """Logits (rows * T, vocabulary) of `rows` (rows, T+1), which begin at the index `first` of all rows asked.
 
+    The logits lie in the shared memory of a buffer, which the candidate may change at any time.
+    """
+
+    buffer: int
     first: int
     rows: Tokens
     logits: npt.NDArray[np.floating]
 
 
 class LogitsExchange:
-    """Call `ask` once, then `answered` for each message until `over`.
+    """Call `ask` once, then `answered` and `proceed` for each message until `over`.
 
     `half` asks for half precision, for logits that leave a GPU. Half precision biases a loss by 6e-6 nats.
     """
@@ -88,17 +91,21 @@ class LogitsExchange:
             self._ask(buffer)
 
     def answered(self, message: ChannelMessage) -> LogitsAnswer:
-        """Return the answer in a message, and send the next batch. Raise Unscorable if it answers no question."""
+        """Return the answer in a message. Raise Unscorable if it answers no question."""
         buffer, itemsize = message.number, int(message.x) if message.x in (2.0, 4.0) else 0
         asked = self._open[buffer] if message.word is MessageType.SERVED and buffer < BUFFERS else None
         if asked is None or not itemsize:
             raise Unscorable("the candidate answered something that it was not asked")
         first, rows = asked
-        logits = self._buffers.copy_logits(buffer, len(rows) * (rows.shape[1] - 1), itemsize)
-        self._open[buffer] = None
-        self._done_rows += len(rows)
-        self._ask(buffer)
-        return LogitsAnswer(first, rows, logits)
+        return LogitsAnswer(
+            buffer, first, rows, self._buffers.logits(buffer, len(rows) * (rows.shape[1] - 1), itemsize)
+        )
+
+    def proceed(self, answer: LogitsAnswer) -> None:
+        """Send the next batch through the buffer of an answer whose logits have been read."""
+        self._open[answer.buffer] = None
+        self._done_rows += len(answer.rows)
+        self._ask(answer.buffer)
 
     @property
     def over(self) -> bool:

@@ -47,6 +47,7 @@ class ReplicaExam:
         by_row = answer.logits.reshape(len(answer.rows), -1, answer.logits.shape[1])
         compared = by_row[np.arange(len(by_row)), self._questions.positions[asked]]
         self._losses[asked] = nats(compared, self._questions.targets[asked])
+        self._exchange.proceed(answer)
         if not self._exchange.over:
             return False
         self.finding = self._questions.finding(self._losses)

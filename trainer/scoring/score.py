@@ -130,7 +130,9 @@ class Scoring:
             self.saved = message.text
             self._ask(_Part.VAL)
             return False
-        self._take(self._exchange.answered(message))
+        answer = self._exchange.answered(message)
+        self._take(answer)
+        self._exchange.proceed(answer)
         return self._part_is_done() if self._exchange.over else False
 
     def close(self) -> None:

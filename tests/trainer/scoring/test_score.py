@@ -25,23 +25,56 @@ VOCAB, CONTEXT = 5, 4
 
 
 def reference(logits: npt.NDArray[np.float64], targets: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    logs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    below = logits - logits.max(axis=1, keepdims=True)
+    logs = below - np.log(np.exp(below).sum(axis=1, keepdims=True))
     losses: npt.NDArray[np.float64] = -logs[np.arange(len(targets)), targets]
     return losses
 
 
-@given(st.integers(1, 50), st.integers(2, 40), st.floats(0, 20), st.sampled_from([np.float16, np.float32]))
-def test_cross_entropy_is_that_of_the_definition(rows: int, vocab: int, scale: float, kind: type[np.floating]) -> None:
+@given(
+    rows=st.integers(1, 50),
+    vocab=st.integers(2, 40),
+    scale=st.floats(0, 900),
+    offset=st.floats(-900, 900),
+    kind=st.sampled_from([np.float16, np.float32, np.float64]),
+)
+def test_cross_entropy_is_that_of_the_definition(
+    rows: int, vocab: int, scale: float, offset: float, kind: type[np.floating]
+) -> None:
     random = np.random.default_rng(rows)
-    logits = (random.standard_normal((rows, vocab)) * scale).astype(kind)
+    logits = (random.standard_normal((rows, vocab)) * scale + offset * random.integers(0, 2, (rows, 1))).astype(kind)
     targets = random.integers(0, vocab, rows)
 
     losses = nats(logits, targets)
 
-    assert losses == pytest.approx(reference(logits.astype(np.float64), targets), abs=1e-4)
+    assert losses == pytest.approx(reference(logits.astype(np.float64), targets), rel=0, abs=1e-9)
 
 
-FINITE = {np.float16: 6e4, np.float32: 3e38}
+@pytest.mark.parametrize("kind", [np.float16, np.float32])
+def test_a_row_that_changes_while_it_is_read_costs_what_it_held_at_one_moment(kind: type[np.floating]) -> None:
+    vocab, logit = 2**14, 12.0
+    shared = np.zeros((2000, vocab), dtype=kind)
+    targets = np.zeros(len(shared), dtype=np.int64)
+    low, high = (float(nats(np.array([[one] + [0] * (vocab - 1)], dtype=kind), targets[:1])[0]) for one in (logit, 0.0))
+    over = threading.Event()
+
+    def change() -> None:
+        while not over.is_set():
+            shared[:, 0] = logit
+            shared[:, 0] = 0.0
+
+    changing = threading.Thread(target=change)
+    changing.start()
+    try:
+        losses = nats(shared, targets)
+    finally:
+        over.set()
+        changing.join()
+
+    assert set(losses.round(9)) <= {round(low, 9), round(high, 9)}
+
+
+FINITE = {np.float16: 6e4, np.float32: 3e38, np.float64: 1e300}
 
 
 @st.composite
@@ -87,18 +120,28 @@ def test_a_mask_may_be_as_low_as_it_likes() -> None:
     assert nats(logits, np.array([0])) == pytest.approx(reference(logits[:, :2].astype(np.float64), np.array([0])))
 
 
+def test_a_certain_token_costs_nothing() -> None:
+    logits = np.linspace(0, 290, 5000)[:, None] - [[0.0, 280.0]]
+
+    losses = nats(logits, np.zeros(len(logits), dtype=np.int64))
+
+    assert (losses >= 0).all()
+    assert losses.max() < 1e-12
+
+
 def test_threads_change_nothing() -> None:
     random = np.random.default_rng(1)
-    logits = random.standard_normal((2000, 300)).astype(np.float32)
-    targets = random.integers(0, 300, 2000)
+    logits = random.standard_normal((2000, 3000)).astype(np.float32)
+    targets = random.integers(0, 3000, 2000)
 
     with ThreadPoolExecutor(3) as pool:
         assert (nats(logits, targets, pool) == nats(logits, targets)).all()
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_a_logit_that_is_not_finite_is_refused(bad: float) -> None:
-    logits = np.zeros((3, VOCAB), dtype=np.float16)
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("bad", [math.nan, -math.nan, math.inf, -math.inf])
+def test_a_logit_that_is_not_finite_is_refused(bad: float, kind: type[np.floating]) -> None:
+    logits = np.zeros((3, VOCAB), dtype=kind)
     logits[1, 2] = bad
 
     with pytest.raises(Unscorable, match="finite"):
@@ -153,6 +196,15 @@ def test_shared_memory_cannot_be_cut_off_under_its_reader() -> None:
         os.ftruncate(buffers.logits_fd, 0)
 
     buffers.close()
+
+
+def test_logits_outlive_the_buffers_they_came_in() -> None:
+    buffers = Buffers(Layout(2, CONTEXT, VOCAB))
+    logits = buffers.logits(1, 2 * CONTEXT, 4)
+
+    buffers.close()
+
+    assert (logits == 0).all()
 
 
 def test_batches_of_all_slices_are_scored_and_the_answer_goes_back() -> None:
