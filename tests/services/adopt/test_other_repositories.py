@@ -239,7 +239,9 @@ def test_parts_of_a_port_are_told(tmp_path: Path) -> None:
     machine = dataclasses.replace(around(tmp_path), environment={"PORT_SECONDS": "3", "PORT_API_KEY": "secret"})
     train = PORT["train.py"].replace("BATCH_SIZE = 8", "import os\nBATCH_SIZE = int(os.environ.get('BATCH', '8'))")
 
-    shape = inspect(PORT | {"train.py": train}, machine)
+    prepare = PORT["prepare.py"] + "\nACCOUNT = os.environ.get('PORT_API_KEY')\n"
+
+    shape = inspect(PORT | {"train.py": train, "prepare.py": prepare}, machine)
 
     assert shape.constants["TIME_BUDGET"] == 3
     assert shape.variables == {"PORT_SECONDS": "3"}
