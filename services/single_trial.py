@@ -70,7 +70,7 @@ def run_single_trial(state: State, file: Path, seed: int, profile_name: str | No
             sandbox_user.release()
     console.print(f"{result.outcome}: {result.reason}")
     if result.val_bpb is not None:
-        console.print(f"val_bpb: {result.val_bpb:.6f}")
+        console.print(f"{profile.metric.name}: {profile.metric.text(result.val_bpb)}")
     if result.log is not None:
         console.print(f"log: {state.trials / result.log.path}", soft_wrap=True)
     return 0 if result.outcome is Outcome.OK else 1

@@ -22,6 +22,7 @@ from researcher.prompting.knob_json import ONE_KNOB_FORM, Move
 from researcher.prompting.reply_parser import FORMS, one_line
 from researcher.prompting.source_outline import excerpt, knobs_apart, outline, part_names
 from researcher.source.proposal import FREE_FORMATS, EditFormat, ProposerName
+from trainer.jobs import BITS_PER_BYTE, Direction, Metric
 
 LINE_CHARACTERS = 400
 QUOTED_CHARACTERS = 8_000
@@ -78,6 +79,7 @@ class PromptContext:
     `one_knob` is True if an answer in JSON moves one knob, to a value that is not in `closed`. With `part` the prompt
     shows this function alone, and asks for a better one, or if `removes` for less code in it. `proposer_name` is the
     name under which the LLM proposes. `knob_lines` are those of a train.py that has a comment in their place.
+    `metric` is what scores are.
     """
 
     program: str
@@ -101,6 +103,7 @@ class PromptContext:
     removes: bool = False
     proposer_name: str = ProposerName.LLM
     knob_lines: str = ""
+    metric: Metric = BITS_PER_BYTE
 
 
 @dataclass(frozen=True)
@@ -221,6 +224,8 @@ class Prompts:
             "memory": memory or "(nothing yet)",
             "rejections": rejections,
             "task": self._task(context).strip(),
+            "metric": f"{context.metric.name} ({context.metric.explained()})",
+            "better": "below 0" if context.metric.direction is Direction.LOWER else "above 0",
         }
         if (advice := context.advice) is not None:
             knobs = broken("\n".join(advice.knobs))

@@ -25,6 +25,7 @@ _LINEAGE = "researcher/journal/test_lineage.py::test_"
 _DECIDED = "researcher/loop/test_decision.py::test_"
 _DECISION = "researcher/decision/test_rules.py::test_"
 _WORKSPACE = "researcher/repository/test_repository.py::test_"
+_OTHER_METRICS = "researcher/report/test_other_metrics.py::test_"
 _SUBJECT_DAYS = "scenarios/test_subject_days.py::test_"
 _SURROUNDINGS = "researcher/repository/test_surroundings.py::test_"
 _STATE_DAYS = "scenarios/test_state_days.py::test_"
@@ -735,8 +736,8 @@ GUARDS = (
     Guard(
         "no prompt knows a held-out score",
         "researcher/proposers/prompt_context.py",
-        'f"It scores val_bpb {fmean(own):.6f}. ',
-        'f"It scores {[each.heldout_bpb for each in history.trials()]} {fmean(own):.6f}. ',
+        'f"It scores {metric.name} {metric.text(fmean(own))}. ',
+        'f"It scores {[each.heldout_bpb for each in history.trials()]} {metric.text(fmean(own))}. ',
         "researcher/decision/test_heldout.py::test_no_prompt_and_no_table_for_the_subject_knows_it",
     ),
     Guard(
@@ -757,8 +758,8 @@ GUARDS = (
     Guard(
         "a claim is told what its trials scored on unseen text",
         "researcher/loop/confirmation.py",
-        "run_context.profile.sigma_floor, unseen)",
-        "run_context.profile.sigma_floor)",
+        "run_context.profile.sigma_floor, unseen, ",
+        "run_context.profile.sigma_floor, None, ",
         _CLAIMS + "a_gain_that_is_none_on_unseen_text_is_rolled_back_with_the_reason",
     ),
     Guard(
@@ -3773,5 +3774,47 @@ GUARDS = (
         "self.steps = max(self._stepped.values())",
         "self.steps = sum(self._stepped.values())",
         _PACE + "script_that_never_asks_is_counted_by_its_optimiser",
+    ),
+    Guard(
+        "a higher value is better where the metric says so",
+        "trainer/jobs/metric.py",
+        "return number if self.direction is Direction.LOWER else 0.0 - number",
+        "return number",
+        "trainer/jobs/test_metric.py::test_a_better_value_has_a_lower_score",
+    ),
+    Guard(
+        "the reasons of decisions show values",
+        "researcher/decision/rules.py",
+        'compared = f"{metric.text(score)} against {metric.text(parent)}"',
+        'compared = f"{score:.6f} against {parent:.6f}"',
+        _OTHER_METRICS + "a_reason_shows_values",
+    ),
+    Guard(
+        "a claimed gain is called claimed",
+        "researcher/report/view.py",
+        'claimed = f", {CLAIMED_BY}" if report.run.degree is Degree.CLAIMED else ""',
+        'claimed = ""',
+        _OTHER_METRICS + "the_headline_gives_the_gain_and_who_claims_it",
+    ),
+    Guard(
+        "the picture has better scores above",
+        "researcher/report/picture.py",
+        "return (worst, self.low) if self.turned else (self.low, worst)",
+        "return (self.low, worst)",
+        _OTHER_METRICS + "the_picture_has_better_scores_above_and_shows_values",
+    ),
+    Guard(
+        "a candidate cannot read what scores it",
+        "trainer/jobs/task.py",
+        "return (*_faults_of_files(task, hashes), *_faults_of_hidden(task, folder))",
+        "return (*_faults_of_files(task, hashes),)",
+        "services/adopt/test_task_file.py::test_hidden_data_are_not_readable_through_an_absolute_path",
+    ),
+    Guard(
+        "a fixed file is the pinned one",
+        "trainer/jobs/task.py",
+        "elif hashes[path] != digest:",
+        "elif False:",
+        "services/adopt/test_task_file.py::test_files_of_the_repository_are_compared_with_the_pins",
     ),
 )

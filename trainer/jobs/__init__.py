@@ -4,9 +4,9 @@ The researcher sends a `TrialSpec` and receives a `TrialResult`, both as JSON th
 the trials that suit a GPU. Importing this package neither imports torch nor connects to Redis.
 
 `spec`, `result`, `dry_run` and `profile` hold these values. `metric` converts between values and scores, and `task`
-describes a repository of any other kind. `bus` connects to Redis and holds the status of each process. `queue`, `closed`
-and `bounded` make RQ safe against other clients, and `redaction` removes secrets from text. `environment` builds the
-environment of every process that Overnight starts, and needs only the standard library.
+describes a repository of any other kind. `bus` connects to Redis and holds the status of each process. `queue`,
+`closed` and `bounded` make RQ safe against other clients, and `redaction` removes secrets from text. `environment`
+builds the environment of every process that Overnight starts, and needs only the standard library.
 """
 
 from trainer.jobs.bounded import BoundedJob, Unreadable, result_of, results_key
@@ -27,7 +27,7 @@ from trainer.jobs.bus import (
 )
 from trainer.jobs.closed import AllowlistedJob, NotInTable, unknown_jobs_text
 from trainer.jobs.dry_run import DRY_RUNS, RUN_DRY_RUN, DryRunResult, DryRunSpec, DryRunVerdict
-from trainer.jobs.metric import BITS_PER_BYTE, Direction, Metric, share_of
+from trainer.jobs.metric import BITS_PER_BYTE, CLAIMED_BY, Degree, Direction, Metric, share_of
 from trainer.jobs.profile import PROFILES, Profile, ProfileError, profile_named
 from trainer.jobs.queue import JobQueue, is_id
 from trainer.jobs.result import (
@@ -56,6 +56,7 @@ from trainer.jobs.spec import (
 
 __all__ = [
     "BITS_PER_BYTE",
+    "CLAIMED_BY",
     "DRY_RUNS",
     "JUMP_SHARE",
     "PROFILES",
@@ -72,6 +73,7 @@ __all__ = [
     "Calibration",
     "Caps",
     "Clock",
+    "Degree",
     "Device",
     "Direction",
     "DryRunResult",

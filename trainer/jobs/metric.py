@@ -9,6 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+CLAIMED_BY = "claimed by the script"
+
+
+class Degree(StrEnum):
+    """The degree of trust in a score: printed by the script, or measured outside of it."""
+
+    CLAIMED = "claimed"
+    MEASURED = "measured"
+
 
 class Direction(StrEnum):
     """The direction in which a metric improves."""
@@ -41,10 +50,10 @@ class Metric:
         """Return the value of a score with six decimals."""
         return f"{self.value_of(score):.6f}"
 
-    @property
-    def explanation(self) -> str:
-        """The unit and the direction as text for users: `bits per byte, lower is better`."""
-        return ", ".join(filter(None, (self.unit, f"{self.direction} is better")))
+    def explained(self, degree: Degree = Degree.MEASURED) -> str:
+        """Return unit, direction and degree as text for users: `bits per byte, lower is better`."""
+        claimed = CLAIMED_BY if degree is Degree.CLAIMED else ""
+        return ", ".join(filter(None, (self.unit, f"{self.direction} is better", claimed)))
 
     def _turned(self, number: float) -> float:
         return number if self.direction is Direction.LOWER else 0.0 - number  # 0.0 - 0.0 is not -0.0

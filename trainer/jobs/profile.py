@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from trainer.jobs.metric import BITS_PER_BYTE, Degree, Metric
 from trainer.jobs.spec import Budget, Caps, Clock
 
 KnobValue = int | float | str
@@ -25,7 +26,8 @@ class Profile:
 
     `knobs` are the start values of train.py, `constants` those of prepare.py; both are module-level ALL_CAPS names.
     `ranges` replaces range comments of train.py that do not fit the profile. `text` names the source of the data.
-    `sigma_floor` is the smallest standard deviation over seeds that the decision rule uses, in bits per byte.
+    `sigma_floor` is the smallest standard deviation over seeds that the decision rule uses, in the
+    unit of the `metric`. `degree` is the degree of trust in its values.
     """
 
     name: str
@@ -39,6 +41,8 @@ class Profile:
     caps: Caps
     baseline_repeats: int
     sigma_floor: float
+    metric: Metric = BITS_PER_BYTE
+    degree: Degree = Degree.MEASURED
 
     def with_budget(self, seconds: float) -> Profile:
         """Return the profile with another training time, in seconds of the profile's clock."""

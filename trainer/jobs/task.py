@@ -11,10 +11,9 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import PurePosixPath
 
-from trainer.jobs.metric import Metric
+from trainer.jobs.metric import Degree, Metric
 
 TASK_FILE = "overnight.toml"
 PYTHON = "python"  # as the first word of a command: the interpreter of the trial
@@ -24,18 +23,6 @@ _ARGUMENT = re.compile(r"--?[A-Za-z][\w.-]*", re.ASCII)
 _VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _COLUMNS = ("commit", "memory_gb", "status", "description")  # of results.tsv, beside the metric
-
-
-class Degree(StrEnum):
-    """The degree of trust in a score: printed by the command, or computed by the score command."""
-
-    CLAIMED = "claimed"
-    MEASURED = "measured"
-
-    @property
-    def words(self) -> str:
-        """The words that stand beside a score."""
-        return {Degree.CLAIMED: "claimed by the script", Degree.MEASURED: "measured"}[self]
 
 
 @dataclass(frozen=True)

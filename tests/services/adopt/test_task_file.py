@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.adopt.task_file import read_task, task_text
-from trainer.jobs.metric import Direction, Metric
-from trainer.jobs.task import Degree, ScoreCommand, Task, faults_in
+from trainer.jobs.metric import Degree, Direction, Metric
+from trainer.jobs.task import ScoreCommand, Task, faults_in
 
 REPOSITORY = PurePosixPath("/srv/them/routes")
 PIN = hashlib.sha256(b"").hexdigest()

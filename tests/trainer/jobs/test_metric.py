@@ -7,7 +7,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.jobs.metric import BITS_PER_BYTE, Direction, Metric, share_of
+from trainer.jobs.metric import BITS_PER_BYTE, Degree, Direction, Metric, share_of
 
 ACCURACY = Metric("accuracy", Direction.HIGHER)
 numbers = st.floats(allow_nan=False, allow_infinity=False)
@@ -35,6 +35,7 @@ def test_a_gain_is_a_share_of_the_baseline_whatever_its_sign() -> None:
     assert share_of(0.1, 0.0) is None
 
 
-def test_direction_and_unit_are_explained() -> None:
-    assert BITS_PER_BYTE.explanation == "bits per byte, lower is better"
-    assert ACCURACY.explanation == "higher is better"
+def test_unit_direction_and_degree_are_explained() -> None:
+    assert BITS_PER_BYTE.explained() == "bits per byte, lower is better"
+    assert ACCURACY.explained() == "higher is better"
+    assert ACCURACY.explained(Degree.CLAIMED) == "higher is better, claimed by the script"
