@@ -26,6 +26,7 @@ _DECIDED = "researcher/loop/test_decision.py::test_"
 _DECISION = "researcher/decision/test_rules.py::test_"
 _WORKSPACE = "researcher/repository/test_repository.py::test_"
 _OTHER_METRICS = "researcher/report/test_other_metrics.py::test_"
+_TASK_TRIAL = "trainer/trial/test_task_trial.py::test_"
 _SUBJECT_DAYS = "scenarios/test_subject_days.py::test_"
 _SURROUNDINGS = "researcher/repository/test_surroundings.py::test_"
 _STATE_DAYS = "scenarios/test_state_days.py::test_"
@@ -3816,5 +3817,47 @@ GUARDS = (
         "elif hashes[path] != digest:",
         "elif False:",
         "services/adopt/test_task_file.py::test_files_of_the_repository_are_compared_with_the_pins",
+    ),
+    Guard(
+        "a link in an output folder is not scored",
+        "trainer/trial/output_folder.py",
+        "if not (stat.S_ISDIR(status.st_mode) or stat.S_ISREG(status.st_mode)):",
+        "if False:",
+        _TASK_TRIAL + "a_forged_output_has_no_score",
+    ),
+    Guard(
+        "a pinned file has the same content after the command",
+        "trainer/trial/task_trial.py",
+        "(name := changed_file(subject, task.fixed)) is not None:",
+        "(name := None) is not None:",
+        _TASK_TRIAL + "what_gives_no_value",
+    ),
+    Guard(
+        "a pinned file has the same content before the command",
+        "trainer/trial/trial.py",
+        "if (fault := pins_fault(spec, held)) is not None:",
+        "if (fault := None) is not None:",
+        _TASK_TRIAL + "a_spec_with_another_fixed_file_has_no_score",
+    ),
+    Guard(
+        "a command reads nothing that scores it",
+        "trainer/trial/task_trial.py",
+        "readable=held.absolute(task.readable),",
+        "readable=[held.repository],",
+        _TASK_TRIAL + "a_candidate_reads_nothing_that_scores_it",
+    ),
+    Guard(
+        "a trial of another task is answered by no trainer",
+        "trainer/trial/trial.py",
+        "if held.digest != spec.data_sha256:",
+        "if False:",
+        _TASK_TRIAL + "a_trainer_with_another_task_does_not_answer",
+    ),
+    Guard(
+        "a measured value is not what the command prints",
+        "trainer/trial/task_trial.py",
+        "    if task.score is None:\n        value =",
+        "    if True:\n        value =",
+        _TASK_TRIAL + "a_measured_value_is_that_of_the_score_command",
     ),
 )

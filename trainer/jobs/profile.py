@@ -11,8 +11,10 @@ from dataclasses import dataclass, replace
 
 from trainer.jobs.metric import BITS_PER_BYTE, Degree, Metric
 from trainer.jobs.spec import Budget, Caps, Clock
+from trainer.jobs.task import Task
 
 KnobValue = int | float | str
+_TASK_REPEATS = 5  # of the baseline: nothing is known about the noise of the metric
 OWN_UNCOUNTED_STEPS = 11  # as in common training scripts; these steps include compilation
 
 
@@ -69,6 +71,34 @@ class Profile:
             eval_rows=constants.get("EVAL_ROWS", self.budget.eval_rows),
         )
         return replace(self, constants=self.constants | constants, budget=budget)
+
+    def of_task(self, task: Task) -> Profile:
+        """Return the profile for a user's own task, whose commands get `seconds` of wall time each, start included.
+
+        The phases within the command are not known, so no other limit ends it.
+        """
+        budget = replace(
+            self.budget,
+            amount=task.seconds,
+            clock=Clock.WALL,
+            warmup_steps=0,
+            warmup_cap_s=0,
+            setup_s=60 + 2 * task.seconds,
+            scoring_s=60 + task.seconds,
+            eval_rows=0,
+            heldout_rows=0,
+            unseen_rows=0,
+        )
+        return replace(
+            self,
+            knobs={},
+            ranges={},
+            budget=budget,
+            baseline_repeats=max(_TASK_REPEATS, self.baseline_repeats),
+            sigma_floor=task.sigma_floor,
+            metric=task.metric,
+            degree=task.degree,
+        )
 
     @property
     def context(self) -> int:
