@@ -29,7 +29,8 @@ class Profile:
     `knobs` are the start values of train.py, `constants` those of prepare.py; both are module-level ALL_CAPS names.
     `ranges` replaces range comments of train.py that do not fit the profile. `text` names the source of the data.
     `sigma_floor` is the smallest standard deviation over seeds that the decision rule uses, in the
-    unit of the `metric`. `degree` is the degree of trust in its values.
+    unit of the `metric`. `degree` is the degree of trust in its values, and `task` the
+    user's own task, or None for a GPT training script.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Profile:
     sigma_floor: float
     metric: Metric = BITS_PER_BYTE
     degree: Degree = Degree.MEASURED
+    task: Task | None = None
 
     def with_budget(self, seconds: float) -> Profile:
         """Return the profile with another training time, in seconds of the profile's clock."""
@@ -98,6 +100,7 @@ class Profile:
             sigma_floor=task.sigma_floor,
             metric=task.metric,
             degree=task.degree,
+            task=task,
         )
 
     @property

@@ -12,10 +12,14 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import Any
+
+from pydantic import TypeAdapter
 
 from trainer.jobs.metric import Degree, Metric
 
 TASK_FILE = "overnight.toml"
+EDITED_IN_TRIALS = "train.py"  # the name of the edited file in every spec
 PYTHON = "python"  # as the first word of a command: the interpreter of the trial
 LONGEST_S = 24 * 3600.0
 _METRIC_NAME = re.compile(r"[A-Za-z][\w.@/-]{0,63}", re.ASCII)
@@ -57,6 +61,15 @@ class Task:
     readable: tuple[str, ...] = ()
     score: ScoreCommand | None = None
 
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return dict(_ADAPTER.dump_python(self, mode="json"))
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Task:
+        """Parse plain JSON values. Raise ValueError (pydantic's ValidationError) that names each invalid field."""
+        return _ADAPTER.validate_python(values)
+
     @property
     def degree(self) -> Degree:
         """The degree of trust in the scores of the task."""
@@ -69,6 +82,9 @@ class Task:
     def variables_with(self, seed: int) -> dict[str, str]:
         """Return the variables that the command gets for its seed."""
         return {} if self.seed.startswith("-") else {self.seed: str(seed)}
+
+
+_ADAPTER = TypeAdapter(Task)
 
 
 @dataclass(frozen=True)
@@ -106,6 +122,8 @@ def _faults_of_paths(task: Task) -> Iterator[TaskFault]:
             yield TaskFault(where, f"{path!r} is no plain path", "write it absolute, or relative without `..`")
     if task.edit in task.fixed:
         yield TaskFault("fixed", f"{task.edit} is the file that candidates edit", "leave it out of `fixed`")
+    elif EDITED_IN_TRIALS in task.fixed:
+        yield TaskFault("fixed", f"in trials, {EDITED_IN_TRIALS} is the name of {task.edit}", "rename the pinned file")
 
 
 def _is_inside(path: str) -> bool:
@@ -180,10 +198,10 @@ def _overlap(one: str | PurePosixPath, other: str | PurePosixPath) -> bool:
 
 def _faults_of_files(task: Task, hashes: Mapping[str, str]) -> Iterator[TaskFault]:
     if task.edit not in hashes:
-        yield TaskFault("edit", f"{task.edit} is not tracked in the repository", "name a committed file")
+        yield TaskFault("edit", f"{task.edit} is no committed Python file", "name one")
     for path, digest in task.fixed.items():
         if path not in hashes:
-            yield TaskFault("fixed", f"{path} is not tracked in the repository", "name a committed file")
+            yield TaskFault("fixed", f"{path} is no committed Python file", "name one, and data in `readable`")
         elif hashes[path] != digest:
             yield TaskFault(
                 "fixed", f"{path} has changed since it was pinned", "restore it, or let `overnight init` pin it again"
