@@ -21,7 +21,7 @@ from researcher.report.proposer_stats import Rates
 from researcher.report.results_table import NO_NUMBER, cell
 from researcher.report.snapshot import Report
 from researcher.report.view import LiveStatus, Row, RunReport, headline, tally_text, waiting
-from trainer.jobs import Status, StatusKind, WorkerStatus
+from trainer.jobs import BITS_PER_BYTE, Status, StatusKind, WorkerStatus
 
 ROWS = 10
 STYLES = {"keep": "green", "discard": "dim", "crash": "red", "rejected": "yellow", "unanswered": "yellow"}
@@ -216,7 +216,7 @@ def _claimed_text(report: RunReport, confirmation: Confirmation) -> str:
     held_out = "" if claimed is None else f"; held out {claimed.heldout_gain:+.6f}"
     if confirmation.unseen_gain is not None:
         return f"{held_out}; unseen {confirmation.unseen_gain:+.6f}"
-    is_confirmed = confirmation.verdict is ConfirmationVerdict.CONFIRMED
+    is_confirmed = confirmation.verdict is ConfirmationVerdict.CONFIRMED and report.run.metric == BITS_PER_BYTE
     return f"{held_out}; not scored on unseen text" if is_confirmed else held_out
 
 
