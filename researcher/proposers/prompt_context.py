@@ -30,7 +30,6 @@ from researcher.source.knobs import read_knobs
 from researcher.source.proposal import EditFormat, Proposal, ProposerName, ReplaceFunction
 from researcher.source.validation import validate
 from trainer.jobs import Clock, Metric, Outcome, Profile
-from trainer.jobs.task import Task
 
 HISTORY_LINES = 60
 DROPPED_LINES = 20  # the oldest lines are dropped in blocks, so that consecutive prompts share a prefix
@@ -65,6 +64,7 @@ def prompt_context(
         program=program,
         profile=profile_text(profile),
         metric=profile.metric,
+        task=profile.task,
         source=source,
         incumbent=_incumbent_text(history, profile),
         history=tuple(lines),
@@ -92,20 +92,13 @@ def profile_text(profile: Profile) -> str:
     memory = f"{profile.caps.vram_mib} MiB of GPU memory" if profile.caps.vram_mib else "no GPU"
     if profile.task is not None:
         command = " ".join(profile.task.command)
-        return f"`{command}` takes at most {profile.budget.amount:g} {unit}, on {memory}. {_trust_text(profile.task)}"
+        named = f"train.py is {profile.task.edit} there. " if profile.task.edit != "train.py" else ""
+        return f"`{command}` takes at most {profile.budget.amount:g} {unit}, on {memory}. {named}".rstrip()
     return (
         f"Training takes {profile.budget.amount:g} {unit} on {memory}. "
         f"Rows are {profile.context} tokens long, the vocabulary has {profile.vocab_size} tokens. "
         "More steps in the budget usually means a better score, so what is slower must be worth it."
     )
-
-
-def _trust_text(task: Task) -> str:
-    """Say what a script of this task must leave so that it gets a score."""
-    name = task.metric.name
-    if task.score is None:
-        return f"It must print its own `{name}: number` at the end."
-    return f"{name} is measured on what it leaves in the folder {task.score.output}."
 
 
 def _touched(history: JournalReader, measured: list[Experiment], decided: int) -> tuple[str, ...]:

@@ -30,6 +30,7 @@ from researcher.source.proposal import Candidate, ProposerName
 from services.views.render import Scene, draw
 from tests.fixtures.journal_story import PROFILE, Story
 from trainer.jobs import BITS_PER_BYTE, Degree, Direction, Metric, Outcome
+from trainer.jobs.task import ScoreCommand, Task
 
 ACCURACY = Metric("accuracy", Direction.HIGHER)
 
@@ -158,6 +159,26 @@ def test_prompts_name_the_metric_and_show_values(story: Story) -> None:
     assert "A change of the score above 0 is better." in text
     assert "It scores accuracy 0.600000. The script the run began with scores 0.500000." in text
     assert "-0.6" not in text
+
+
+@pytest.mark.parametrize(
+    ("score", "rule"),
+    [
+        (None, "It must still print the line `accuracy: number` at its end."),
+        (ScoreCommand(("python", "score.py"), "output"), "It must still leave its result in the folder `output`."),
+    ],
+)
+def test_prompts_for_a_task_name_its_own_rules(story: Story, score: ScoreCommand | None, rule: str) -> None:
+    task = Task("solve.py", ("python", "solve.py"), 20.0, "SEED", 0.01, ACCURACY, {}, score=score)
+    briefing = Briefing(PROFILE.of_task(task), lambda: "goal", Optimizer(seed=1, context=256))
+    context = briefing.context(story.journal, "A = 1\n", model=AskedModel("m"))
+    system = Prompts.read().messages(context, 100_000)[0].content
+
+    assert rule in system
+    assert "`python solve.py` takes at most 20 wall seconds, on no GPU. train.py is solve.py there." in system
+    told = system.partition("# How to answer")[0]
+    assert "evaluate_bpb" not in told
+    assert "{" not in told
 
 
 def test_a_refusal_shows_the_value(story: Story) -> None:
