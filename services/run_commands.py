@@ -177,7 +177,7 @@ def init(
     with _known_errors():
         held = take(state_of(state), options, lambda question: yes or typer.confirm(question), console)
     if held is None:
-        refuse("no run can begin from it yet; repeat the command, and agree or add --yes")
+        refuse("nothing was run or written; to continue, repeat the command and agree, or add --yes")
 
 
 @app.command(rich_help_panel=START, epilog="Example: overnight prepare --text DIR")

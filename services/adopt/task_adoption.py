@@ -39,7 +39,7 @@ def take(state: State, options: Init, agreed: Callable[[str], bool], console: Co
 def adopt_task(
     state: State, repository: Path, profile: str, agreed: Callable[[str], bool], console: Console
 ) -> TaskData | None:
-    """Make the state one of this task; None if it has only been proposed. Raises StateError or ShapeRefused."""
+    """Make the state one of this task; None if the user refused a proposal. Raises StateError or ShapeRefused."""
     if state.has_begun:
         raise StateError(f"a run has begun in {state.root}", "name another --state for `overnight init`")
     folder = repository.resolve()
@@ -69,7 +69,8 @@ def settle_task(state: State, choices: RunConfig) -> TaskData:
 
 
 def _propose(folder: Path, agreed: Callable[[str], bool], console: Console) -> None:
-    """Show the proposal for a repository, and write it if the user agrees, who then edits and commits it."""
+    """Show the proposal for a repository, and write it if the user agrees. Then raise ShapeRefused: it is to be edited
+    and committed first."""
     names = run_git(folder, "ls-files", "-z", "*.py").decode(errors="replace").split("\0")
     files = {name: read_text(folder / name) for name in names if (folder / name).is_file()}
     guess = guessed_task(files, tuple(path.name for path in folder.iterdir() if path.is_dir()))
@@ -82,7 +83,7 @@ def _propose(folder: Path, agreed: Callable[[str], bool], console: Console) -> N
     console.print(f"Not sure: {', '.join(guess.unsure)}", soft_wrap=True)
     if agreed(f"Write this as {folder / TASK_FILE}?"):
         (folder / TASK_FILE).write_text(text, encoding="utf-8")
-        console.print(f"Next: edit {TASK_FILE}, commit it, and repeat `overnight init`", soft_wrap=True)
+        raise ShapeRefused(f"{TASK_FILE} is written; edit it, commit it, and repeat `overnight init`")
 
 
 def _sound_task(folder: Path) -> Task:

@@ -38,6 +38,15 @@ class TaskData:
         """Return the paths as absolute ones."""
         return [str(Path(self.repository, path)) for path in paths]
 
+    @classmethod
+    def from_manifest(cls, manifest: bytes) -> TaskData | None:
+        """Return the task in a manifest, or None if that is of a text, or unreadable. Raise ValueError for damage."""
+        try:
+            values = json.loads(manifest)
+        except ValueError:
+            return None
+        return _ADAPTER.validate_python(values) if isinstance(values, dict) and "task" in values else None
+
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
         return dict(_ADAPTER.dump_python(self, mode="json"))
@@ -55,7 +64,6 @@ def write_task_data(data: Path, held: TaskData) -> None:
 def read_task_data(data: Path) -> TaskData | None:
     """Return the task in the folder `data`, or None if that holds no task. Raise ValueError for a damaged one."""
     try:
-        values = json.loads((data / MANIFEST).read_bytes())
-    except (OSError, ValueError):  # `trainer.scoring.rows` says what is wrong with the data of a text
+        return TaskData.from_manifest((data / MANIFEST).read_bytes())
+    except OSError:  # `trainer.scoring.rows` says what is wrong with the data of a text
         return None
-    return _ADAPTER.validate_python(values) if isinstance(values, dict) and "task" in values else None

@@ -89,14 +89,13 @@ def test_a_task_becomes_the_choices_of_the_state(state: State, repository: Path)
 
 
 def test_a_proposal_is_written_only_with_consent(state: State, repository: Path) -> None:
-    assert init(state, repository, agrees=False)[0] is None
-    assert not (repository / "overnight.toml").exists()
-
-    held, shown = init(state, repository)
-
+    held, shown = init(state, repository, agrees=False)
     assert held is None
     assert "Not sure: seconds, sigma_floor" in shown
-    assert "Next: edit overnight.toml, commit it" in shown
+    assert not (repository / "overnight.toml").exists()
+
+    with pytest.raises(ShapeRefused, match=r"is written; edit it, commit it"):
+        init(state, repository)
     commit(repository)
     held, shown = init(state, repository)
     assert held is not None
