@@ -3860,4 +3860,11 @@ GUARDS = (
         "    if True:\n        value =",
         _TASK_TRIAL + "a_measured_value_is_that_of_the_score_command",
     ),
+    Guard(
+        "a committed file that scores is kept from the candidate",
+        "trainer/trial/task_trial.py",
+        "files={name: text for name, text in files.items() if not held.hides(name)},",
+        "files=files,",
+        _TASK_TRIAL + "a_committed_file_that_scores_is_kept_from_the_candidate",
+    ),
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -29,6 +29,10 @@ class TaskData:
     def digest(self) -> str:
         """The name of these data: a hash of the task and the path."""
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
+
+    def hides(self, path: str) -> bool:
+        """Return whether only the score command may read this path of the repository."""
+        return self.task.hides(path, PurePosixPath(self.repository))
 
     def links(self, paths: tuple[str, ...]) -> list[tuple[str, str]]:
         """Return each relative path with its absolute path."""

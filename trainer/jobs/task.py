@@ -70,6 +70,11 @@ class Task:
         """Parse plain JSON values. Raise ValueError (pydantic's ValidationError) that names each invalid field."""
         return _ADAPTER.validate_python(values)
 
+    def hides(self, path: str, folder: PurePosixPath) -> bool:
+        """Return whether only the score command may read this path of the repository `folder`."""
+        hidden = () if self.score is None else self.score.readable
+        return any(_overlap(folder / path, folder / secret) for secret in hidden)
+
     @property
     def degree(self) -> Degree:
         """The degree of trust in the scores of the task."""
@@ -183,7 +188,9 @@ def _faults_of_hidden(task: Task, folder: PurePosixPath) -> Iterator[TaskFault]:
     """Yield the data of the score command that the candidate could read, with all paths taken from `folder`."""
     hidden = () if task.score is None else task.score.readable
     for secret in hidden:
-        open_to = [path for path in (task.edit, *task.readable) if _overlap(folder / secret, folder / path)]
+        open_to = [
+            path for path in (task.edit, *task.fixed, *task.readable) if _overlap(folder / secret, folder / path)
+        ]
         if open_to:
             yield TaskFault(
                 "score.readable", f"the candidate could read {secret} through {open_to[0]}", "keep both in two folders"

@@ -70,7 +70,7 @@ def run_task(
     evaluator = CLAIMED_BY if task.degree is Degree.CLAIMED else SCORE_COMMAND
     command = _Command(
         words=task.command_with(spec.seed),
-        files=files,
+        files={name: text for name, text in files.items() if not held.hides(name)},
         links=held.links(task.readable),
         readable=held.absolute(task.readable),
         variables=task.variables_with(spec.seed),

@@ -129,6 +129,7 @@ def test_a_fault_has_its_place_and_a_next_step(old: str, new: str, where: list[s
         ('output = "output"', 'output = "hidden"', ["score.output"]),
         ('readable = ["hidden"]', 'readable = ["data/labels"]', ["score.readable"]),
         ('readable = ["hidden"]', 'readable = ["hidden/../data"]', ["score.readable"]),
+        ("[fixed]\n", f'[fixed]\n"hidden/labels.py" = "{PIN}"\n', ["score.readable"]),
         ('command = ["python", "score.py"]', 'command = ["python", "./solve.py"]', ["score.command"]),
         ('readable = ["hidden"]\n', "\n[fixed.more]\n", ["fixed.more"]),
         ('output = "output"', 'output = "output"\nhidden = ["x"]', ["score.hidden"]),
@@ -164,6 +165,15 @@ def test_hidden_data_are_not_readable_through_an_absolute_path() -> None:
     assert [each.where for each in faults_in(task, {"solve.py": PIN, "score.py": PIN}, REPOSITORY)] == [
         "score.readable"
     ]
+
+
+@pytest.mark.parametrize("hidden", ["hidden", "/srv/them/routes/hidden", "/srv/them/routes/hidden/labels.py"])
+def test_a_task_hides_what_scores_it_by_any_name_of_the_path(hidden: str) -> None:
+    task = replace(read(MEASURED), score=ScoreCommand(("python", "score.py"), "output", (hidden,)))
+
+    assert task.hides("hidden/labels.py", REPOSITORY)
+    assert not task.hides("helpers.py", REPOSITORY)
+    assert not read(CLAIMED).hides("hidden/labels.py", REPOSITORY)
 
 
 words = st.text(st.characters(exclude_categories=("C", "Z")), min_size=1, max_size=12)

@@ -169,6 +169,16 @@ def test_a_candidate_reads_nothing_that_scores_it(run_task: RunTask) -> None:
     assert "1 0 1 0" not in result.reason
 
 
+def test_a_committed_file_that_scores_is_kept_from_the_candidate(run_task: RunTask) -> None:
+    solve = "import hidden.labels\nprint('accuracy: 1.0')\n"
+    files = {"train.py": solve, **OTHERS, "hidden/labels.py": "TRUTH = [1, 0, 1, 0]\n"}
+
+    result = run_task(solve, MEASURED, files=files, files_sha256=files_digest(files))
+
+    assert result.outcome is Outcome.CRASHED
+    assert "No module named 'hidden'" in result.reason
+
+
 def test_a_trainer_with_another_task_does_not_answer(run_task: RunTask) -> None:
     result = run_task("print('accuracy: 1')\n", data_sha256="0" * 64)
 
