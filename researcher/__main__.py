@@ -140,6 +140,11 @@ def _find_or_start_run(
             f"trials of run {run.tag} have a budget of {run.budget:g}, not {profile.budget.amount:g}; "
             "use another --state for that"
         )
+    if (run.metric, run.degree) != (profile.metric, profile.degree):
+        raise JournalError(
+            f"run {run.tag} compares {run.metric.name} ({run.metric.explained(run.degree)}), not "
+            f"{profile.metric.name} ({profile.metric.explained(profile.degree)}); use another --state for that"
+        )
     if run.data_sha256 == _digest_before(settings.data_dir):
         run = journal.name_data(run, data_sha256)
     if run.data_sha256 != data_sha256:
@@ -172,6 +177,8 @@ def _start_run(
         source=source,
         fingerprint=fingerprint(source),
         at=at,
+        metric=profile.metric,
+        degree=profile.degree,
     )
 
 

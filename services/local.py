@@ -32,6 +32,7 @@ from researcher.journal.records import Run
 from researcher.repository.publishing import UserRepository
 from researcher.repository.recovery import begin_with
 from services.adopt.adopt import settle_data
+from services.adopt.task_adoption import settle_task
 from services.machine.gpus import machine_profile, require_gpu
 from services.machine.installation import require
 from services.machine.model import warn_if_missing
@@ -103,9 +104,11 @@ class Replace(StrEnum):
 def run_local(state: State, options: RunOptions, console: Console) -> int:
     """Run until the goal, a stop or Ctrl-C. Returns the exit code, which is 130 after a signal, also in the set-up.
 
-    Raises PackageMissing without torch.
+    Raises PackageMissing without torch, which only a user's own task does not need.
     """
-    require("torch")
+    known = state.choices()
+    if known is None or known.task is None:
+        require("torch")
     _stop_like_ctrl_c()
     try:
         return _set_up_and_run(state, options, console)
@@ -139,7 +142,10 @@ def _set_up_and_run(state: State, options: RunOptions, console: Console) -> int:
         warn_if_missing(settings.values, choices.profile, console)
         settle_subject(state, state.user_repository(choices), profile, choices.script)
         require_gpu(profile, os.environ)
-        settle_data(state, choices, console)
+        if choices.task is None:
+            settle_data(state, choices, console)
+        else:
+            settle_task(state, choices)
         server = start_server(state.redis, options.redis_url)
         try:
             return _watch_run(state, options, choices, settings.values, server, console)
@@ -222,7 +228,7 @@ def check_options(state: State, options: RunOptions, settings: Mapping[str, str]
     given |= {name.lower(): value for name, value in settings.items()}
     given |= {"redis_url": "redis://", "journal_dir": state.journal, "data_dir": state.data}
     given |= {"subject_dir": state.subject, "profile": options.profile or "cpu", "budget": options.budget}
-    given |= dict.fromkeys(("user_repository", "redis_password_file", "own_constants"))
+    given |= dict.fromkeys(("user_repository", "redis_password_file", "own_constants", "own_task"))
     try:
         return Settings(**given)
     except ValidationError as error:
@@ -287,7 +293,8 @@ def _watch_run(
 ) -> int:
     profile, before = choices.trial_profile(), state.settings()
     children = [_trainer(state, options, server), _researcher(state, choices, settings, server)]
-    children += [_dry_run_worker(state, options, server)] if asks_llm(settings) else []
+    has_dry_runs = asks_llm(settings) and choices.task is None
+    children += [_dry_run_worker(state, options, server)] if has_dry_runs else []
     state.remember(settings)
     bus = RedisClient(connect(server.url, password=server.password, patient=False))
     with ProcessSupervisor(children, grace_s=STOP_GRACE_S) as supervisor:
@@ -341,6 +348,7 @@ def _researcher(state: State, choices: RunConfig, settings: Mapping[str, str], s
         "BUDGET": str(choices.trial_profile().budget.amount),
         "OWN_SCRIPT": choices.script,
         "OWN_CONSTANTS": "" if choices.constants is None else json.dumps(choices.constants),
+        "OWN_TASK": "" if choices.task is None else json.dumps(choices.task),
     }
     if (password_file := server.password_file(acl.RESEARCHER.name)) is not None:
         env["REDIS_PASSWORD_FILE"] = str(password_file)

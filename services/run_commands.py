@@ -207,14 +207,15 @@ def init(
     train: Annotated[str, typer.Option(metavar="NAME", help="The name of its train.py.")] = "train.py",
     state: StateOption = None,
 ) -> None:
-    """Prepare a repository of your own for runs, without editing it: read it, and run its prepare.py once in the
-    sandbox."""
-    from services.adopt.adopt import Init, adopt  # noqa: PLC0415 - imports numpy
+    """Prepare a repository of your own for runs: read its overnight.toml, or propose one; or, with a prepare.py, run
+    that once in the sandbox."""
+    from services.adopt.adopt import Init  # noqa: PLC0415 - imports numpy
+    from services.adopt.task_adoption import take  # noqa: PLC0415 - likewise
 
     options = Init(subject, profile or _machine_profile(), budget, train_rows, tuple(read or ()), train)
     with _known_errors():
-        manifest = adopt(state_of(state), options, lambda question: yes or typer.confirm(question), console)
-    if manifest is None:
+        held = take(state_of(state), options, lambda question: yes or typer.confirm(question), console)
+    if held is None:
         refuse("nothing was run or written; to continue, repeat the command and agree, or add --yes")
 
 
@@ -227,10 +228,15 @@ def prepare(
 ) -> None:
     """Download and prepare the text of a profile; `run` does this by itself."""
     from services.adopt.adopt import settle_data  # noqa: PLC0415 - imports numpy and the tokenizer library
+    from services.adopt.task_adoption import settle_task  # noqa: PLC0415 - likewise
 
     with _known_errors():
         folder = state_of(state)
         choices = folder.resolve(profile=profile, detect=_machine_profile, text=text)
+        if choices.task is not None:
+            settle_task(folder, choices)
+            console.print("the task of overnight.toml is here and intact")
+            return
         manifest = settle_data(folder, choices, console, unseen)
     console.print(f"{manifest.text}: {manifest.rows['train']} rows to train on, {manifest.rows['val']} to score on")
 

@@ -11,6 +11,7 @@ from rich.progress import Progress as Bars
 
 from researcher.files import read_text
 from services.adopt.adopt import settle_data
+from services.adopt.task_adoption import settle_task
 from services.machine.gpus import machine_profile, require_gpu
 from services.machine.installation import require
 from services.machine.state import State, StateError
@@ -34,7 +35,7 @@ def run_single_trial(state: State, file: Path, seed: int, profile_name: str | No
     choices = state.resolve(profile=profile_name, detect=lambda: machine_profile(os.environ, console.print))
     profile = choices.trial_profile()
     require_gpu(profile, os.environ)
-    manifest = settle_data(state, choices, console)
+    held = settle_data(state, choices, console) if choices.task is None else settle_task(state, choices)
     files = _files(state.user_repository(choices) or state.subject, file, render_subject(profile))
     attempt = _attempt(state)
     spec = TrialSpec(
@@ -43,7 +44,7 @@ def run_single_trial(state: State, file: Path, seed: int, profile_name: str | No
         profile=profile.name,
         files=files,
         files_sha256=files_digest(files),
-        data_sha256=manifest.digest,
+        data_sha256=held.digest,
         seed=seed,
         budget=profile.budget,
         caps=profile.caps,
@@ -70,7 +71,7 @@ def run_single_trial(state: State, file: Path, seed: int, profile_name: str | No
             sandbox_user.release()
     console.print(f"{result.outcome}: {result.reason}")
     if result.val_bpb is not None:
-        console.print(f"val_bpb: {result.val_bpb:.6f}")
+        console.print(f"{profile.metric.name}: {profile.metric.text(result.val_bpb)}")
     if result.log is not None:
         console.print(f"log: {state.trials / result.log.path}", soft_wrap=True)
     return 0 if result.outcome is Outcome.OK else 1

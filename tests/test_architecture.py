@@ -92,8 +92,12 @@ KNOWN_HOST = re.compile(
 FOLDER = re.compile(r"(?<![\w.$}/])/(?:root|work|home/\w+)/")
 
 
+EXAMPLES = Path("services/adopt/examples")  # repositories of users, and none of our modules
+
+
 def modules(package: str) -> list[Path]:
-    return sorted(path.relative_to(ROOT) for path in (ROOT / package).rglob("*.py"))
+    found = (path.relative_to(ROOT) for path in (ROOT / package).rglob("*.py"))
+    return sorted(path for path in found if not path.is_relative_to(EXAMPLES))
 
 
 ALL = [module for package in PACKAGES for module in modules(package)]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ValidationError, field_validator, model_validator
@@ -57,6 +57,7 @@ from researcher.optimizer.optimizer import Sampler
 from researcher.proposers.schedule import USUAL_SHARES, Mix, Schedule
 from researcher.source.proposal import ProposerName
 from trainer.jobs import PROFILES, Profile, profile_named
+from trainer.jobs.task import Task
 
 _RESEARCHER, _TRAINER, _SERVICES, _COMPOSE = Reader
 
@@ -112,6 +113,8 @@ class Settings(BaseSettings):
     """Folder of the prepared text."""
     own_constants: Annotated[dict[str, int] | None, _RESEARCHER, Source.STARTER] = None
     """Constants of an adopted repository's prepare.py, as JSON."""
+    own_task: Annotated[dict[str, Any] | None, _RESEARCHER, Source.STARTER] = None
+    """The task of a repository with an overnight.toml, as JSON."""
     own_script: Annotated[str, _RESEARCHER, Source.STARTER] = "train.py"
     """Name of an adopted repository's train.py."""
 
@@ -244,6 +247,8 @@ class Settings(BaseSettings):
     def trial_profile(self) -> Profile:
         """Return the profile with the requested budget and memory cap. Raises ProfileError for an unknown name."""
         profile = profile_named(self.profile)
+        if self.own_task is not None:
+            return profile.of_task(Task.from_json(self.own_task))
         if self.own_constants is not None:
             profile = profile.adopted(self.own_constants)
         if self.budget is not None:

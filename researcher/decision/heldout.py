@@ -17,7 +17,7 @@ from researcher.journal.records import Confirmation, ConfirmationVerdict, Decisi
 
 @dataclass(frozen=True)
 class ScorePair:
-    """Means of the trials that were scored on both slices, in bits per byte."""
+    """Means of the trials that were scored on both slices."""
 
     val: float
     heldout: float
@@ -41,12 +41,12 @@ class HeldOutGain:
 
     @property
     def val_gain(self) -> float:
-        """The gain on the validation rows, in bits per byte."""
+        """The gain on the validation rows."""
         return self.base.val - self.code.val
 
     @property
     def heldout_gain(self) -> float:
-        """The gain on the held-out rows, in bits per byte."""
+        """The gain on the held-out rows."""
         return self.base.heldout - self.code.heldout
 
 

@@ -6,7 +6,8 @@ passes its own. Both call the same functions, so a rule is changed only here.
 Search and claim are separate. The search keeps provisionally each candidate that beats its parent by a small margin,
 which grows with added code. A claim measures the head and the last confirmed version with fresh seeds. Simulated runs
 behind this design: a strict test of every keep loses two thirds of the gain, and a greedy search without claims reports
-4.6 false improvements in a run without any real gain. Scores are bits per byte; lower is better.
+4.6 false improvements in a run without any real gain. A lower score is better, whatever the metric; reasons show the
+values of the metric.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from researcher.journal.records import (
     Experiment,
     Ruling,
 )
-from trainer.jobs import JUMP_SHARE, Outcome
+from trainer.jobs import BITS_PER_BYTE, JUMP_SHARE, Metric, Outcome
 
 MARGIN_PER_LINE = 0.05
 MARGIN_LIMIT = 0.5
@@ -137,6 +138,7 @@ def decide(
     sigma: float,
     rule: Rule,
     detail: str,
+    metric: Metric = BITS_PER_BYTE,
 ) -> Ruling:
     """Keep or discard one candidate, which is compared with its parent even if the incumbent has changed since.
 
@@ -151,7 +153,7 @@ def decide(
     margin = walk_margin(added_lines, sigma, rule)
     gain = parent - score
     size = f"{added_lines:+d} lines" if added_lines else "same length"
-    compared = f"{score:.6f} against {parent:.6f}"
+    compared = f"{metric.text(score)} against {metric.text(parent)}"
     if gain > margin and parent_is_incumbent:
         return Ruling(Decision.KEEP, f"{compared}: better by {gain:.6f} ({size})", score, margin)
     if gain > margin:
@@ -222,9 +224,14 @@ def _checkpoint(facts: RunFacts) -> str | None:
 
 
 def judge_claim(
-    head: Sequence[float], base: Sequence[float], sigma: float, floor: float, unseen_gain: float | None = None
+    head: Sequence[float],
+    base: Sequence[float],
+    sigma: float,
+    floor: float,
+    unseen_gain: float | None = None,
+    metric: Metric = BITS_PER_BYTE,
 ) -> Claim:
-    """Compare fresh scores of head and base, three to six pairs in the order of their trials, in bits per byte.
+    """Compare fresh scores of head and base, three to six pairs in the order of their trials.
 
     The claim is confirmed if the means differ by more than `claim_threshold`, and if the same trials gain at least
     `UNSEEN_SHARE` of that on unseen text (None: they have no unseen scores). Otherwise the verdict is None, which asks
@@ -236,7 +243,7 @@ def judge_claim(
     gain = base_score - head_score
     threshold = claim_threshold(head, base, sigma, floor)
     compared = (
-        f"{len(head)} fresh seeds give {head_score:.6f} against {base_score:.6f}: "
+        f"{len(head)} fresh seeds give {metric.text(head_score)} against {metric.text(base_score)}: "
         f"gain {gain:+.6f}, {threshold:.6f} needed"
     )
     is_gain = gain > threshold
@@ -253,7 +260,7 @@ def judge_claim(
 
 
 def claim_threshold(head: Sequence[float], base: Sequence[float], sigma: float, floor: float) -> float:
-    """Return the gain that a claim must exceed, by sigma and by the pairs' own spread, in bits per byte.
+    """Return the gain that a claim must exceed, by sigma and by the pairs' own spread, as a score.
 
     Sigma asks for 2 sigma * sqrt(1/n + 1/m). It may be too large for these pairs, as after a noisy baseline, or too
     small. Therefore the threshold is at least 1.6 standard errors of the pairs' mean difference, and at most a paired

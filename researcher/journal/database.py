@@ -37,7 +37,7 @@ from researcher.journal.records import (
     Trial,
 )
 from researcher.source.proposal import LlmCost
-from trainer.jobs import Kind, Outcome
+from trainer.jobs import Degree, Direction, Kind, Metric, Outcome
 
 JOURNAL_FILE = "journal.db"
 SUBJECT_LOCK = ".overnight-lock"
@@ -207,7 +207,10 @@ def run_of(row: sqlite3.Row) -> Run:
     values["prices"] = Prices(row["price_per_hour"], row["price_per_mtoken"])
     if "goal_until" in row.keys():  # noqa: SIM118 - a Row iterates over values; an older journal has no such columns
         values["goal"] = Goal(row["goal_experiments"], row["goal_until"], row["goal_max_cost"])
-    return Run(**values)
+    if "metric_name" in row.keys() and row["metric_name"] is not None:  # noqa: SIM118 - likewise
+        values["metric"] = Metric(row["metric_name"], Direction(row["metric_direction"]), row["metric_unit"])
+    degree = values.pop("degree", None)
+    return Run(**values) if degree is None else Run(**values, degree=Degree(degree))
 
 
 _ASKED_TO_PAUSE_BEFORE = "a person asked for it"  # the text in journals of versions without causes

@@ -245,7 +245,7 @@ class JournalReader:
         return sum(trial.wall_s or 0.0 for trial in firsts) / 3600
 
     def scores(self) -> dict[int, list[float]]:
-        """Return all trusted scores by experiment id, in bits per byte."""
+        """Return all trusted scores by experiment id."""
         open_ones = self._read_trials()
         found = dict(self._scores)
         for trial in open_ones:

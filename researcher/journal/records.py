@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from enum import StrEnum
 
 from researcher.source.proposal import LlmCost
-from trainer.jobs import Kind, Measurements, Outcome
+from trainer.jobs import BITS_PER_BYTE, Degree, Kind, Measurements, Metric, Outcome
 
 
 class State(StrEnum):
@@ -138,6 +138,8 @@ class Run:
     seed_key: str | None = None  # the secret key for the seeds of trials; None in an older journal
     goal: Goal = Goal()  # the limits of the last start
     ended_at: float | None = None  # when the run ended; None while it continues, and in an older journal
+    metric: Metric = BITS_PER_BYTE
+    degree: Degree = Degree.MEASURED
 
     @property
     def paused_by_user(self) -> bool:
@@ -236,7 +238,7 @@ class Confirmation:
     started_at: float
     decided_at: float | None
     applied_at: float | None
-    unseen_gain: float | None = None  # of a claim, in bits per byte; None without unseen scores
+    unseen_gain: float | None = None  # of a claim, in the unit of the metric; None without unseen scores
 
     @property
     def incumbent_failed(self) -> bool:
@@ -300,7 +302,7 @@ class Ruling:
 
 @dataclass(frozen=True)
 class Claim:
-    """The result of a claim's trials, in bits per byte. `verdict` is None if one more pair is needed."""
+    """The result of a claim's trials, as scores. `verdict` is None if one more pair is needed."""
 
     verdict: ConfirmationVerdict | None
     gain: float

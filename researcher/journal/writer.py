@@ -34,7 +34,7 @@ from researcher.journal.records import (
     Trial,
 )
 from researcher.source.proposal import Candidate, Proposal
-from trainer.jobs import Kind, Outcome, TrialResult
+from trainer.jobs import BITS_PER_BYTE, Degree, Kind, Metric, Outcome, TrialResult
 
 
 class Journal(JournalReader):
@@ -48,15 +48,16 @@ class Journal(JournalReader):
     def start_run(
         self, *, tag: str, profile: str, budget: float, branch: str, base_commit: str, data_sha256: str, seed: int,
         prices: Prices, source: str, fingerprint: str, at: float, seed_key: str | None = None,
+        metric: Metric = BITS_PER_BYTE, degree: Degree = Degree.MEASURED,
     ) -> Run:  # fmt: skip
         """Begin a run with its baseline in one transaction, so that no run without a baseline exists."""
         with checkpointed_transaction(self._database) as database:
             run = database.execute(
                 "INSERT INTO run (tag, profile, budget, branch, base_commit, data_sha256, seed, seed_key,"
-                " price_per_hour, price_per_mtoken, created_at)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                " price_per_hour, price_per_mtoken, created_at, metric_name, metric_direction, metric_unit, degree)"
+                f" VALUES ({', '.join('?' * 15)})",
                 (tag, profile, budget, branch, base_commit, data_sha256, seed, seed_key, prices.per_hour,
-                 prices.per_mtoken, at),
+                 prices.per_mtoken, at, *astuple(metric), degree),
             ).lastrowid  # fmt: skip
             database.execute(
                 "INSERT INTO experiment (run, number, title, hypothesis, source, fingerprint, added_lines, state,"
@@ -95,9 +96,8 @@ class Journal(JournalReader):
         """Record the limits of this start."""
         self._change(
             "UPDATE run SET goal_experiments = ?, goal_until = ?, goal_max_cost = ? WHERE id = ?",
-            *astuple(goal),
-            run.id,
-        )
+            *astuple(goal), run.id,
+        )  # fmt: skip
         return replace(run, goal=goal)
 
     def end(self, run: Run, reason: str, at: float) -> None:

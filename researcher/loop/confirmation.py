@@ -128,7 +128,7 @@ def _measure_claim(run_context: RunContext, confirmation: Confirmation) -> None:
         [trial.unseen_bpb for trial in trials if trial.experiment == confirmation.base],
     )
     sigma = run_context.sigma()
-    claim = judge_claim(head, base, sigma, run_context.profile.sigma_floor, unseen)
+    claim = judge_claim(head, base, sigma, run_context.profile.sigma_floor, unseen, run_context.run.metric)
     if claim.verdict is None:
         run_context.journal.one_more_pair(confirmation)
         return

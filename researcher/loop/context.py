@@ -119,7 +119,7 @@ class RunContext:
         return None if run.incumbent is None else self.journal.experiment(run.incumbent)
 
     def sigma(self) -> float:
-        """Return the standard deviation of val_bpb over seeds, pooled over all groups of repeats so far."""
+        """Return the standard deviation of scores over seeds, pooled over all groups of repeats so far."""
         return pooled_sigma(list(self.journal.scores().values()), self.profile.sigma_floor)
 
     def spec(self, trial: Trial) -> TrialSpec:

@@ -191,6 +191,7 @@ def _measure_candidate(run_context: RunContext, experiment: Experiment) -> None:
         sigma=sigma,
         rule=run_context.rule,
         detail=trial.reason or "",
+        metric=run_context.run.metric,
     )
     if (machine := speed_text(trial)) is not None:
         ruling = replace(ruling, reason=f"{ruling.reason}; {machine}")
@@ -218,7 +219,7 @@ def _measure_baseline(run_context: RunContext, experiment: Experiment) -> None:
             return
         scores.append(trial.val_bpb)
     sigma = run_context.sigma()
-    reason = f"baseline {fmean(scores):.6f} over {len(scores)} seeds, sigma {sigma:.6f}"
+    reason = f"baseline {run.metric.text(fmean(scores))} over {len(scores)} seeds, sigma {sigma:.6f}"
     run_context.journal.decide(
         experiment, Outcome.OK, Ruling(Decision.KEEP, reason, fmean(scores)), sigma, run_context.clock()
     )

@@ -114,7 +114,7 @@ class Evidence:
     def around(
         self, structure: str, ranges: Mapping[str, Range], values: Mapping[str, KnobValue]
     ) -> dict[Point, float]:
-        """Return the score of each point inside the ranges, converted to the structure, in bits per byte.
+        """Return the score of each point inside the ranges, converted to the structure.
 
         A failed point has the worst of all scores. The result is empty before the first score. `values` are the
         incumbent's knobs.

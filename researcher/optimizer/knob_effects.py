@@ -22,7 +22,7 @@ UP, DOWN, CHANGED = "up", "down", "changed"
 class KnobMove:
     """One experiment that changed knobs alone: the old and new value of each knob, and the rise of the score.
 
-    `worse_by` is the score minus the parent's score in bits per byte, or None if the experiment failed.
+    `worse_by` is the score minus the parent's score, or None if the experiment failed.
     """
 
     moved: Mapping[str, tuple[KnobValue, KnobValue]]
@@ -31,7 +31,7 @@ class KnobMove:
 
 @dataclass(frozen=True)
 class Effect:
-    """The effect of moving `knob` in a direction, in bits per byte.
+    """The effect of moving `knob` in a direction, as a difference of scores.
 
     `mean` below 0 is better, and `sd` is its standard deviation. Both are None if no such move has a score.
     """

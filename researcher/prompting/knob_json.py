@@ -22,7 +22,7 @@ from researcher.source.proposal import KnobLiteral, KnobValue
 Move = tuple[str, KnobValue]  # a knob and its new value
 
 _BEGINS = re.compile(r'^[ \t]*\{\s*"(?:title|hypothesis|set)"\s*:', re.IGNORECASE | re.MULTILINE)
-JSON_FORM = '{"set": {"KNOB": value}, "hypothesis": "why it should lower the score"}'
+JSON_FORM = '{"set": {"KNOB": value}, "hypothesis": "why it should improve the score"}'
 ONE_KNOB_FORM = '{"set": {"KNOB": value}}'
 _FORM = 'the form is {"set": {"KNOB": value}, "hypothesis": "..."}'
 MOST_KNOBS = 3

@@ -22,6 +22,8 @@ from researcher.prompting.knob_json import ONE_KNOB_FORM, Move
 from researcher.prompting.reply_parser import FORMS, one_line
 from researcher.prompting.source_outline import excerpt, knobs_apart, outline, part_names
 from researcher.source.proposal import FREE_FORMATS, EditFormat, ProposerName
+from trainer.jobs import BITS_PER_BYTE, Direction, Metric
+from trainer.jobs.task import Task
 
 LINE_CHARACTERS = 400
 QUOTED_CHARACTERS = 8_000
@@ -48,6 +50,9 @@ _FIELDS: dict[str, tuple[str, ...]] = {
     "removal": ("part",),
     "one_knob": ("form",),
     "outline": ("lines",),
+    "rules": (),
+    "claimed_rules": ("name",),
+    "measured_rules": ("name", "output"),
     "repair": ("reason",),
     "move": ("reason", "form"),
     **dict.fromkeys(EditFormat, ("form",)),
@@ -78,6 +83,7 @@ class PromptContext:
     `one_knob` is True if an answer in JSON moves one knob, to a value that is not in `closed`. With `part` the prompt
     shows this function alone, and asks for a better one, or if `removes` for less code in it. `proposer_name` is the
     name under which the LLM proposes. `knob_lines` are those of a train.py that has a comment in their place.
+    `metric` is what scores are, and `task` the user's own task, None for a GPT training script.
     """
 
     program: str
@@ -101,6 +107,8 @@ class PromptContext:
     removes: bool = False
     proposer_name: str = ProposerName.LLM
     knob_lines: str = ""
+    metric: Metric = BITS_PER_BYTE
+    task: Task | None = None
 
 
 @dataclass(frozen=True)
@@ -221,6 +229,10 @@ class Prompts:
             "memory": memory or "(nothing yet)",
             "rejections": rejections,
             "task": self._task(context).strip(),
+            "script": "training script" if context.task is None else "script",
+            "rules": self._rules(context.task).strip(),
+            "metric": f"{context.metric.name} ({context.metric.explained()})",
+            "better": "below 0" if context.metric.direction is Direction.LOWER else "above 0",
         }
         if (advice := context.advice) is not None:
             knobs = broken("\n".join(advice.knobs))
@@ -236,6 +248,15 @@ class Prompts:
         values["knobs"] = _fill(knobs, {"knobs": broken(context.knob_lines)})
         task = self.texts["task"].replace(_FENCE, fence)
         return Message("system", _fill(self.texts["system"], values)), Message("user", _fill(task, values))
+
+    def _rules(self, task: Task | None) -> str:
+        """Return what a script must keep so that it gets a score."""
+        if task is None:
+            return self.texts["rules"]
+        if task.score is None:
+            return _fill(self.texts["claimed_rules"], {"name": task.metric.name})
+        values = {"name": task.metric.name, "output": task.score.output}
+        return _fill(self.texts["measured_rules"], values)
 
     def _task(self, context: PromptContext) -> str:
         again = _fill(self.texts["again"], {"times": str(context.asked_before)}) if context.asked_before else ""

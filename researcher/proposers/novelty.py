@@ -19,7 +19,7 @@ from researcher.journal.records import Confirmation, Experiment
 from researcher.source.fingerprint import read_facts
 from researcher.source.information_limit import KNOBS_SLACK, RUN, USER_CAP, Cap, refuse_carried
 from researcher.source.proposal import Candidate, ProposerName
-from trainer.jobs import Outcome
+from trainer.jobs import BITS_PER_BYTE, Metric, Outcome
 
 ENOUGH = 2  # a single failure may be the infrastructure's
 _KNOB = re.compile(
@@ -84,15 +84,18 @@ def objection(journal: JournalReader, by: str) -> Callable[[Candidate], str | No
     ground = None if run is None or run.incumbent is None else _ground(journal, run.incumbent, by)
     incumbent = None if run is None or run.incumbent is None or not ran_out else journal.source(run.incumbent)
 
+    metric = BITS_PER_BYTE if run is None else run.metric
+
     def answer(candidate: Candidate) -> str | None:
         if run is not None and run.incumbent is not None and ground is not None:
             _refuse_creep(candidate.source, journal.source(run.incumbent), ground, by)
         same = _speaks_against_it(journal, candidate.fingerprint)
         if same is not None:
-            return f"the same code was tried before ({_outcome_text(same)})"
+            return f"the same code was tried before ({_outcome_text(same, metric)})"
         before = [] if by == ProposerName.HUMAN else journal.not_kept(candidate.change)
         if is_banned([item.outcome for item in before if item.outcome is not None]):
-            return f"the same change was tried on other code ({'; '.join(map(_outcome_text, before[-2:]))})"
+            outcomes = "; ".join(_outcome_text(item, metric) for item in before[-2:])
+            return f"the same change was tried on other code ({outcomes})"
         return None if incumbent is None else too_large(candidate.source, incumbent, ran_out)
 
     return answer
@@ -139,6 +142,6 @@ def _rolled_back_by_failing(journal: JournalReader, confirmation: Confirmation) 
     return all(each is not None and each.is_failure for each in outcomes)
 
 
-def _outcome_text(experiment: Experiment) -> str:
-    score = "" if experiment.score is None else f", {experiment.score:.6f}"
+def _outcome_text(experiment: Experiment, metric: Metric) -> str:
+    score = "" if experiment.score is None else f", {metric.text(experiment.score)}"
     return f"experiment {experiment.number}: {experiment.decision or experiment.state}{score}"

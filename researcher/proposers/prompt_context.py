@@ -29,7 +29,7 @@ from researcher.proposers.novelty import objection
 from researcher.source.knobs import read_knobs
 from researcher.source.proposal import EditFormat, Proposal, ProposerName, ReplaceFunction
 from researcher.source.validation import validate
-from trainer.jobs import Clock, Outcome, Profile
+from trainer.jobs import Clock, Metric, Outcome, Profile
 
 HISTORY_LINES = 60
 DROPPED_LINES = 20  # the oldest lines are dropped in blocks, so that consecutive prompts share a prefix
@@ -55,7 +55,7 @@ def prompt_context(
     rejected = [item for item in own if item.outcome is Outcome.REJECTED][-REJECTION_LINES:]
     scores = history.scores() if is_brief else {}
     lines = (
-        _brief_line(item, scores, is_rolled_back=item.id in rolled_back)
+        _brief_line(item, scores, profile.metric, is_rolled_back=item.id in rolled_back)
         if is_brief
         else _line(item, rolled_back.get(item.id))
         for item in measured
@@ -63,6 +63,8 @@ def prompt_context(
     return PromptContext(
         program=program,
         profile=profile_text(profile),
+        metric=profile.metric,
+        task=profile.task,
         source=source,
         incumbent=_incumbent_text(history, profile),
         history=tuple(lines),
@@ -88,10 +90,14 @@ def profile_text(profile: Profile) -> str:
         Clock.STEPS: "optimiser steps",
     }[profile.budget.clock]
     memory = f"{profile.caps.vram_mib} MiB of GPU memory" if profile.caps.vram_mib else "no GPU"
+    if profile.task is not None:
+        command = " ".join(profile.task.command)
+        named = f"train.py is {profile.task.edit} there. " if profile.task.edit != "train.py" else ""
+        return f"`{command}` takes at most {profile.budget.amount:g} {unit}, on {memory}. {named}".rstrip()
     return (
         f"Training takes {profile.budget.amount:g} {unit} on {memory}. "
         f"Rows are {profile.context} tokens long, the vocabulary has {profile.vocab_size} tokens. "
-        "More steps in the budget usually means a lower score, so what is slower must be worth it."
+        "More steps in the budget usually means a better score, so what is slower must be worth it."
     )
 
 
@@ -120,9 +126,11 @@ def _incumbent_text(history: JournalReader, profile: Profile) -> str:
     if run is None or run.incumbent is None:
         return "Its score is being measured."
     sigma = pooled_sigma(list(scores.values()), profile.sigma_floor)
+    metric = profile.metric
     own, baseline = scores[run.incumbent], scores[history.numbered(0).id]
     return (
-        f"It scores val_bpb {fmean(own):.6f}. The script the run began with scores {fmean(baseline):.6f}. "
+        f"It scores {metric.name} {metric.text(fmean(own))}. "
+        f"The script the run began with scores {metric.text(fmean(baseline))}. "
         f"The same code scatters by {sigma:.6f} from seed to seed."
     )
 
@@ -133,13 +141,13 @@ def _line(item: Experiment, rolled_back: str | None) -> str:
     return f"{item.number} {item.decision or item.state}: {item.title}: {item.reason or ''}"
 
 
-def _brief_line(item: Experiment, scores: dict[int, list[float]], *, is_rolled_back: bool) -> str:
+def _brief_line(item: Experiment, scores: dict[int, list[float]], metric: Metric, *, is_rolled_back: bool) -> str:
     before = scores.get(item.parent) if item.parent is not None else None
     if item.score is None or before is None:
         end = "" if item.outcome in (None, Outcome.OK) else f": {item.outcome.value.replace('_', ' ')}"
         return f"{item.number} {item.title}{end}"
     decided = "rolled back" if is_rolled_back else item.decision or item.state
-    return f"{item.number} {item.title}: {item.score - fmean(before):+.5f}, {decided}"
+    return f"{item.number} {item.title}: {metric.change(item.score - fmean(before)):+.5f}, {decided}"
 
 
 PLATEAU_PROMPT = 8  # experiments in a row without a keep
@@ -216,7 +224,7 @@ class Briefing:
     def _advice(self, history: JournalReader, incumbent: str, *, suggests: bool) -> Advice:
         """Return the knobs. A small model that sees the optimiser's suggestion copies it."""
         suggestion = self._suggestion(history, incumbent) if suggests else None
-        return Advice(_knob_lines(incumbent, self._effects(history)), suggestion)
+        return Advice(_knob_lines(incumbent, self._effects(history), self._profile.metric), suggestion)
 
     def _suggestion(self, history: JournalReader, incumbent: str) -> str:
         """Describe the change that the optimiser would make without random exploration."""
@@ -232,7 +240,7 @@ class Briefing:
             return f"nothing: {error}"
 
     def _effect_lines(self, history: JournalReader) -> tuple[str, ...]:
-        lines = [f"{effect.knob} {_effect(effect)}" for effect in self._effects(history)]
+        lines = [f"{effect.knob} {_effect(effect, self._profile.metric)}" for effect in self._effects(history)]
         return _section("What moving a knob did to the score, and how sure that is", lines)
 
     def _effects(self, history: JournalReader) -> list[Effect]:
@@ -243,10 +251,7 @@ class Briefing:
         return (
             *_section(
                 "Not kept, but no worse than noise: one of them with another change may help",
-                [
-                    f"{miss.experiment.number}: {miss.experiment.title} ({-miss.gain:+.6f})"
-                    for miss in self.near_misses(history)
-                ],
+                [_near_miss_text(miss, self._profile.metric) for miss in self.near_misses(history)],
             ),
             *_section(
                 "What was tried, by kind",
@@ -264,6 +269,10 @@ def _first_advised(lines: int) -> int:
     return max(0, -(-(lines - ADVISED_HISTORY) // ADVISED_BLOCK) * ADVISED_BLOCK)
 
 
+def _near_miss_text(miss: NearMiss, metric: Metric) -> str:
+    return f"{miss.experiment.number}: {miss.experiment.title} ({metric.change(-miss.gain):+.6f})"
+
+
 def _unless_banned(item: Experiment) -> str:
     return "" if item.outcome is not None and is_banned([item.outcome]) else " (a failure: refused after the second)"
 
@@ -279,12 +288,12 @@ def _about_a_part(context: PromptContext, asked_before: int) -> PromptContext:
     return replace(context, part=parts[asked_before // 2 % len(parts)], removes=bool(asked_before % 2))
 
 
-def _knob_lines(source: str, known: Sequence[Effect]) -> tuple[str, ...]:
+def _knob_lines(source: str, known: Sequence[Effect], metric: Metric) -> tuple[str, ...]:
     """Return the lines of knobs with a range, including the comments with ranges, and the effects of their moves."""
     ranged = {name for name, knob in read_knobs(source).items() if knob.range is not None}
     found = ((_ASSIGNED.match(line), line) for line in source.splitlines())
     return tuple(
-        " | ".join([line, *(_effect(effect) for effect in known if effect.knob == name[1])])
+        " | ".join([line, *(_effect(effect, metric) for effect in known if effect.knob == name[1])])
         for name, line in found
         if name and name[1] in ranged
     )
@@ -294,11 +303,11 @@ def _section(heading: str, lines: list[str]) -> tuple[str, ...]:
     return (f"## {heading}", *lines) if lines else ()
 
 
-def _effect(effect: Effect) -> str:
+def _effect(effect: Effect, metric: Metric) -> str:
     failed = f", {effect.failed} failed" if effect.failed else ""
     if effect.mean is None or effect.sd is None:
         return f"{effect.direction}: no score{failed}"
-    return f"{effect.direction}: {effect.mean:+.5f} ± {effect.sd:.5f}, tried {effect.measured}{failed}"
+    return f"{effect.direction}: {metric.change(effect.mean):+.5f} ± {effect.sd:.5f}, tried {effect.measured}{failed}"
 
 
 def _diff_lines(history: JournalReader, incumbent: str) -> tuple[str, ...]:

@@ -1,7 +1,8 @@
 """The JSON of `overnight status --json`: its types, from which `overnight status --schema` makes a JSON schema.
 
 A field is added without a new version; a field that is removed, renamed or changed raises `VERSION`. Moments are
-seconds since the epoch, spans are seconds, scores and gains are bits per byte, and money is in the user's currency.
+seconds since the epoch, spans are seconds, values and gains are in the unit of the metric, and money is in the user's
+currency. A gain above 0 is better, whatever the direction of the metric.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-VERSION = 2
+from trainer.jobs import Degree, Direction
+
+VERSION = 3
 
 
 class RunState(StrEnum):
@@ -35,6 +38,16 @@ class RunFields:
     budget: float
     branch: str
     base_commit: str
+
+
+@dataclass(frozen=True)
+class MetricFields:
+    """The metric: its name, its unit, the better direction, and the degree of trust in its values."""
+
+    name: str
+    unit: str
+    direction: Direction
+    degree: Degree
 
 
 @dataclass(frozen=True)
@@ -78,11 +91,11 @@ class CostFields:
 
 @dataclass(frozen=True)
 class Best:
-    """The best version: its experiment, and the mean of all its scores over `seeds` trials."""
+    """The best version: its experiment, and the mean of all its values over `seeds` trials."""
 
     number: int
     title: str
-    val_bpb: float
+    value: float
     seeds: int
     confirmed: bool
     commit: str | None
@@ -90,7 +103,7 @@ class Best:
 
 @dataclass(frozen=True)
 class GainFields:
-    """The gains over the baseline. Only the confirmed ones are proven."""
+    """The value of the baseline, and the gains over it. Only the confirmed ones are proven."""
 
     baseline: float
     confirmed: float | None
@@ -118,6 +131,7 @@ class Document:
     doing: str
     headline: str | None
     run: RunFields | None
+    metric: MetricFields | None
     times: Times | None
     goal: GoalFields | None
     progress: Progress | None

@@ -26,14 +26,14 @@ from researcher.report.picture_layout import (
     place_labels,
 )
 from researcher.report.view import Row, RunReport, headline, tally_text
-from trainer.jobs import Outcome
+from trainer.jobs import Direction, Metric, Outcome
 
 with beside_the_defaults():
     import matplotlib as mpl
     from matplotlib.axes import Axes
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
 FAILURE_MARKERS = {
     Outcome.CRASHED: "x",
@@ -44,24 +44,42 @@ FAILURE_MARKERS = {
 }
 SMALL, NORMAL, LARGE = 8.0, 9.0, 13.0  # points
 LINE = 1.55  # height of a line in font sizes
-FAILURES_AT, OFF_SCALE_AT = 0.965, 0.915  # heights in the axes
+FAILURES_AT, OFF_SCALE_AT, BETTER_AT = 0.965, 0.915, 0.03  # heights in the axes, where worse scores are above
 HEADROOM = 1.14
 
 
 @dataclass(frozen=True)
 class Scale:
-    """The lowest and highest score that is drawn at its place."""
+    """The lowest and highest score that is drawn at its place. High scores, the worse ones, are below if `turned`."""
 
     low: float
     high: float
+    turned: bool = False
 
     @property
-    def top(self) -> float:
-        """The score at the plot's upper edge; the strip below it holds failures and scores off the scale."""
-        return self.low + HEADROOM * (self.high - self.low)
+    def edges(self) -> tuple[float, float]:
+        """The scores at the plot's lower and upper edge; the strip beside the worst holds failures and scores off the
+        scale."""
+        worst = self.low + HEADROOM * (self.high - self.low)
+        return (worst, self.low) if self.turned else (self.low, worst)
+
+    def height(self, of_worse: float) -> float:
+        """Return the height in the axes of a place that is this high where worse scores are above."""
+        return 1 - of_worse if self.turned else of_worse
 
     def __contains__(self, score: float) -> bool:
         return self.low <= score <= self.high
+
+
+class _Values(ScalarFormatter):
+    """Formats the ticks of an axis of scores as values of a metric."""
+
+    def __init__(self, metric: Metric) -> None:
+        super().__init__(useOffset=False)
+        self._metric = metric
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return super().__call__(self._metric.value_of(x), pos)
 
 
 @contextmanager
@@ -87,14 +105,14 @@ def figure_of(report: RunReport, look: Look) -> Figure:
     axes = figure.add_axes(look.plot, facecolor=look.palette.paper)
     _title(figure, report, look)
     if report.gain is None:
-        _frame(axes, look)
+        _frame(axes, report, look)
         note: dict[str, Any] = {"ha": "center", "color": look.palette.ink, "transform": axes.transAxes}
         axes.text(0.5, 0.5, "the baseline is still being measured", **note)
         return figure
     scale = _scale(report)
-    axes.set_ylim(scale.low, scale.top)
+    axes.set_ylim(*scale.edges)
     axes.set_xlim(-0.02 * len(report.rows) - 0.5, report.rows[-1].experiment.number * 1.01 + 1.2)
-    _frame(axes, look)
+    _frame(axes, report, look)
     _percent(axes, report, look)
     _staircase(axes, report, look)
     _points(axes, report, look, scale)
@@ -130,7 +148,7 @@ def _title(figure: Figure, report: RunReport, look: Look) -> None:
         top -= LINE * size / height_px
 
 
-def _frame(axes: Axes, look: Look) -> None:
+def _frame(axes: Axes, report: RunReport, look: Look) -> None:
     colors = look.palette
     axes.spines["top"].set_visible(False)
     for side in ("left", "bottom", "right"):
@@ -138,20 +156,23 @@ def _frame(axes: Axes, look: Look) -> None:
     axes.tick_params(colors=colors.ink, labelsize=SMALL)
     axes.grid(axis="y", color=colors.faint, alpha=0.25)
     axes.set_xlabel("experiment", color=colors.ink, fontsize=NORMAL)
-    axes.set_ylabel("val_bpb (bits per byte, lower is better)", color=colors.ink, fontsize=NORMAL)
+    metric = report.run.metric
+    axes.set_ylabel(f"{metric.name} ({metric.explained(report.run.degree)})", color=colors.ink, fontsize=NORMAL)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.ticklabel_format(axis="y", useOffset=False)
+    axes.yaxis.set_major_formatter(_Values(metric))
 
 
 def _percent(axes: Axes, report: RunReport, look: Look) -> None:
-    """Draw the gain over the baseline in percent on the right."""
+    """Draw the gain over the baseline in percent on the right; a baseline of 0 has no such axis."""
     base = _baseline(report)
+    if base == 0:
+        return
 
     def gain(score: Any) -> Any:
-        return 100 * (1 - score / base)
+        return 100 * (base - score) / abs(base)
 
     def score(gain: Any) -> Any:
-        return base * (1 - gain / 100)
+        return base - abs(base) * gain / 100
 
     right = axes.secondary_yaxis("right", functions=(gain, score))
     right.tick_params(colors=look.palette.ink, labelsize=SMALL)
@@ -165,7 +186,9 @@ def _scale(report: RunReport) -> Scale:
     standing = [_score_of(report, row.experiment.id) for row in report.rows if _stands(row)]
     low, high = min([base, *standing]), max([base, *standing])
     height = max(high - low, min(4 * sigma, 0.05 * abs(base)), 0.002 * abs(base))  # one odd score widens sigma
-    return Scale(low - 0.45 * height, high + 0.6 * height)
+    height = height or 1.0
+    is_turned = report.run.metric.direction is Direction.HIGHER
+    return Scale(low - 0.45 * height, high + 0.6 * height, is_turned)
 
 
 def _stands(row: Row) -> bool:
@@ -173,7 +196,7 @@ def _stands(row: Row) -> bool:
 
 
 def _staircase(axes: Axes, report: RunReport, look: Look) -> None:
-    """Draw the incumbent's score as it was known at the time: down with each keep, up with each rollback."""
+    """Draw the incumbent's score as it was known at the time: better with each keep, worse with each rollback."""
     xs, ys = zip(*_corners(report), strict=True)
     sigma, color = report.sigma or 0.0, look.palette.keep
     axes.fill_between(xs, [y - sigma for y in ys], [y + sigma for y in ys], color=color, alpha=0.12, lw=0)
@@ -225,11 +248,13 @@ def _points(axes: Axes, report: RunReport, look: Look, scale: Scale) -> None:
         if inside := [point for point in points if point[1] in scale]:
             axes.scatter(*zip(*inside, strict=True), zorder=4, label=label, **style)
     scores = [point for _, points, _ in series for point in points]
-    _at_edge(axes, [x for x, y in scores if y > scale.high], OFF_SCALE_AT, "^", colors.faint, "worse, off the scale")
-    _at_edge(axes, [x for x, y in scores if y < scale.low], 0.03, "v", colors.lost, "lower, off the scale")
+    up, down = ("v", "^") if scale.turned else ("^", "v")
+    worse, better = ([x for x, y in scores if y > scale.high], [x for x, y in scores if y < scale.low])
+    _at_edge(axes, worse, scale.height(OFF_SCALE_AT), up, colors.faint, "worse, off the scale")
+    _at_edge(axes, better, scale.height(BETTER_AT), down, colors.lost, "better, off the scale")
     for outcome, marker in FAILURE_MARKERS.items():
         at = [row.experiment.number for row in report.rows if row.experiment.outcome is outcome]
-        _at_edge(axes, at, FAILURES_AT, marker, colors.lost, outcome.value.replace("_", " "))
+        _at_edge(axes, at, scale.height(FAILURES_AT), marker, colors.lost, outcome.value.replace("_", " "))
 
 
 def _series(report: RunReport, look: Look) -> list[tuple[str, list[tuple[int, float]], dict[str, Any]]]:
@@ -360,7 +385,7 @@ def _claim_color(claim: Confirmation, look: Look) -> str:
 
 
 def _keep_text(row: Row) -> str:
-    delta = "" if row.delta is None else f" ({row.delta:+.4f})"
+    delta = "" if row.change is None else f" ({row.change:+.4f})"
     return f"{row.experiment.number}{delta}  {row.experiment.title}{', rolled back' if row.rolled_back else ''}"
 
 

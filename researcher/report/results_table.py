@@ -13,6 +13,7 @@ from researcher.decision.rules import rolled_back_keeps
 from researcher.journal.reader import JournalReader
 from researcher.journal.records import Decision, Experiment, State
 from researcher.report.view import Row, rows_of
+from trainer.jobs import BITS_PER_BYTE, Metric
 
 # The columns of an experiment, by the keys of results.json.
 COLUMNS: dict[str, Callable[[Row], str | float | None]] = {
@@ -22,8 +23,8 @@ COLUMNS: dict[str, Callable[[Row], str | float | None]] = {
     "rolled_back": lambda row: row.rolled_back,
     "outcome": lambda row: row.experiment.outcome,
     "note": lambda row: row.note,
-    "val_bpb": lambda row: row.experiment.score,
-    "delta": lambda row: row.delta,
+    "value": lambda row: row.value,
+    "delta": lambda row: row.change,
     "memory_gb": lambda row: row.memory_gb,
     "commit": lambda row: row.experiment.commit_sha,
     "proposer": lambda row: row.experiment.proposer,
@@ -32,9 +33,8 @@ COLUMNS: dict[str, Callable[[Row], str | float | None]] = {
     "reason": lambda row: row.experiment.reason,
     "seconds": lambda row: row.took_s,
 }
-# The columns of results.tsv before the description, and the format of each.
-IN_RESULTS_TSV = {"commit": ".7", "val_bpb": ".6f", "memory_gb": ".1f", "status": ""}
-HEADER = "\t".join((*IN_RESULTS_TSV, "description"))
+# The columns of results.tsv before the description, and the format of each. The value stands under the metric's name.
+IN_RESULTS_TSV = {"commit": ".7", "value": ".6f", "memory_gb": ".1f", "status": ""}
 NO_NUMBER = "—"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
 
@@ -48,6 +48,11 @@ def cell(row: Row, column: str, form: str = "", none: str = NO_NUMBER) -> str:
     """Return a column of an experiment as text, in the format `form`, or `none` if it has no value."""
     value = COLUMNS[column](row)
     return none if value is None else format(value, form)
+
+
+def header(metric: Metric) -> str:
+    """Return the first line of results.tsv."""
+    return "\t".join((*(metric.name if name == "value" else name for name in IN_RESULTS_TSV), "description"))
 
 
 def all_columns_text(rows: Sequence[Row]) -> str:
@@ -74,12 +79,14 @@ class ResultsTable:
         self._decided: tuple[int | None, int] | None = None
         self._confirmed: tuple[int, ...] = ()
         self._rolled_back: dict[int, str] = {}
+        self._metric = BITS_PER_BYTE
 
     def text(self) -> str:
         """Return the table for the present journal."""
         history, run = self._history, self._history.run()
         if run is None:
-            return f"{HEADER}\n"
+            return f"{header(BITS_PER_BYTE)}\n"
+        self._metric = run.metric
         confirmations, experiments = history.confirmations(), history.experiments()
         decided = (run.confirmed, sum(each.decided_at is not None for each in confirmations))
         if decided != self._decided:
@@ -95,13 +102,15 @@ class ResultsTable:
         }
         self._lines += map(self._line, applied)
         lines = [*self._lines, *map(self._line, fresh[len(applied) :])]
-        return "\n".join([HEADER, *filter(None, lines)]) + "\n"
+        return "\n".join([header(run.metric), *filter(None, lines)]) + "\n"
 
     def _line(self, item: Experiment) -> str:
         """Return the line of an experiment, or "" if the table does not list it."""
         if item.decision is None or (item.outcome is not None and item.outcome.is_without_trial):
             return ""
-        (row,) = rows_of(self._confirmed, [item], self._history.trials(experiment=item.id), self._rolled_back)
+        (row,) = rows_of(
+            self._confirmed, [item], self._history.trials(experiment=item.id), self._rolled_back, self._metric
+        )
         return _line(row)
 
 

@@ -22,6 +22,7 @@ from researcher.report.document import (
     Document,
     GainFields,
     GoalFields,
+    MetricFields,
     Progress,
     RunFields,
     RunState,
@@ -89,6 +90,7 @@ class Report:
             doing=self.doing,
             headline=None if found is None else headline(found),
             run=None if found is None else _run_fields(found),
+            metric=None if found is None else _metric_fields(found),
             times=self.times,
             goal=None if found is None else GoalFields(**asdict(found.run.goal)),
             progress=None if found is None else Progress(found.measured, found.seconds_each),
@@ -189,17 +191,26 @@ def _run_fields(run_report: RunReport) -> RunFields:
     return RunFields(run.tag, run.profile, run.budget, run.branch, run.base_commit)
 
 
+def _metric_fields(run_report: RunReport) -> MetricFields:
+    metric = run_report.run.metric
+    return MetricFields(metric.name, metric.unit, metric.direction, run_report.run.degree)
+
+
 def _best(run_report: RunReport) -> Best | None:
     best, run = run_report.incumbent, run_report.run
     if best is None:
         return None
-    item, scores = best.experiment, run_report.incumbent_scores
-    return Best(item.number, item.title, fmean(scores), len(scores), run.incumbent == run.confirmed, item.commit_sha)
+    item, scores, is_confirmed = best.experiment, run_report.incumbent_scores, run.incumbent == run.confirmed
+    value = run.metric.value_of(fmean(scores))
+    return Best(item.number, item.title, value, len(scores), is_confirmed, item.commit_sha)
 
 
 def _gain_fields(run_report: RunReport) -> GainFields | None:
     gain = run_report.gain
-    return None if gain is None else GainFields(**asdict(gain), confirmed_heldout=run_report.heldout.confirmed)
+    if gain is None:
+        return None
+    baseline = run_report.run.metric.value_of(gain.baseline)
+    return GainFields(baseline, gain.confirmed, gain.provisional, run_report.heldout.confirmed)
 
 
 def _waiting(run_report: RunReport) -> list[WaitingRequest]:

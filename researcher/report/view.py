@@ -27,8 +27,12 @@ from researcher.journal.records import (
     Trial,
 )
 from trainer.jobs import (
+    BITS_PER_BYTE,
+    CLAIMED_BY,
     TRIALS,
+    Degree,
     Kind,
+    Metric,
     Outcome,
     Profile,
     Progress,
@@ -37,6 +41,7 @@ from trainer.jobs import (
     StatusKind,
     WorkerRole,
     WorkerStatus,
+    share_of,
     trial_id,
     unknown_jobs_text,
 )
@@ -50,7 +55,7 @@ FAILURES = (Outcome.CRASHED, Outcome.OUT_OF_MEMORY, Outcome.TIMED_OUT, Outcome.U
 
 @dataclass(frozen=True)
 class Row:
-    """One experiment in a line.
+    """One experiment in a line. Its `metric` shows scores as values.
 
     `rolled_back_because` is the reason why a confirmation rolled this keep back, or None.
     """
@@ -60,6 +65,18 @@ class Row:
     confirmed: bool
     rolled_back_because: str | None
     took_s: float | None
+    metric: Metric = BITS_PER_BYTE
+
+    @property
+    def value(self) -> float | None:
+        """The value of the metric, or None without a score."""
+        score = self.experiment.score
+        return None if score is None else self.metric.value_of(score)
+
+    @property
+    def change(self) -> float | None:
+        """The value minus the value that it had to beat. None without both."""
+        return None if self.delta is None else self.metric.change(self.delta)
 
     @property
     def rolled_back(self) -> bool:
@@ -102,7 +119,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Gain:
-    """The gain over the baseline, in bits per byte. Only `confirmed` is proven."""
+    """The gain over the baseline's score, above 0 if it is better. Only `confirmed` is proven."""
 
     baseline: float
     confirmed: float | None
@@ -230,7 +247,7 @@ def build_report(history: JournalReader, profile: Profile, at: float | None = No
     running_s = max(0.0, (at or run.ended_at or last) - run.created_at)
     return RunReport(
         run=run,
-        rows=rows_of(history.lineage(run.confirmed), experiments, trials, rolled_back_because),
+        rows=rows_of(history.lineage(run.confirmed), experiments, trials, rolled_back_because, run.metric),
         confirmations=tuple(confirmations),
         remeasured=tuple(trial for trial in trials if trial.kind is Kind.DRIFT and trial.val_bpb is not None),
         requests=tuple(history.requests()),
@@ -250,7 +267,11 @@ def build_report(history: JournalReader, profile: Profile, at: float | None = No
 
 
 def rows_of(
-    confirmed: Sequence[int], experiments: list[Experiment], trials: list[Trial], rolled_back_because: dict[int, str]
+    confirmed: Sequence[int],
+    experiments: list[Experiment],
+    trials: list[Trial],
+    rolled_back_because: dict[int, str],
+    metric: Metric = BITS_PER_BYTE,
 ) -> tuple[Row, ...]:
     """Return a row for each experiment.
 
@@ -266,6 +287,7 @@ def rows_of(
             confirmed=item.id in standing,
             rolled_back_because=rolled_back_because.get(item.id),
             took_s=None if item.decided_at is None else item.decided_at - item.proposed_at,
+            metric=metric,
         )
         for item in experiments
     )
@@ -274,17 +296,25 @@ def rows_of(
 def headline(report: RunReport) -> str:
     """Return the result of the run in one sentence. Its percentage is the confirmed gain over the baseline's mean."""
     gain, tried = report.gain, f"{report.measured} tried"
+    claimed = f", {CLAIMED_BY}" if report.run.degree is Degree.CLAIMED else ""
     if gain is None:
         return f"Measuring the start: {len(report.baseline_scores)} of {report.baseline_repeats} times so far"
     if gain.confirmed is not None:
         times = min(each.pairs for each in report.standing_claims)
-        return f"{percent(gain.confirmed / gain.baseline)} better than the start, measured again {times} times"
+        return f"{_size_text(report, gain.confirmed)} better than the start, measured again {times} times{claimed}"
     if gain.provisional is not None and gain.provisional > 0:
-        looks = percent(gain.provisional / gain.baseline)
-        return f"Perhaps {looks} better than the start, not yet measured again ({tried})"
+        looks = _size_text(report, gain.provisional)
+        return f"Perhaps {looks} better than the start, not yet measured again ({tried}){claimed}"
     if report.run.ended is not None:
         return f"Nothing better than the start was found ({tried})"
     return f"Nothing better than the start yet ({tried})"
+
+
+def _size_text(report: RunReport, gain: float) -> str:
+    """Return a gain as a percentage of the baseline, or in the metric's unit for a baseline of 0."""
+    assert report.gain is not None
+    share = share_of(gain, report.gain.baseline)
+    return f"{gain:g} {report.run.metric.unit}".strip() if share is None else percent(share)
 
 
 def percent(share: float) -> str:

@@ -42,6 +42,7 @@ from researcher.repository.packing import Packer, remove_halves
 from researcher.repository.publishing import CONFIRMED_TAGS, REFETCH, Pushed, UserRepository
 from researcher.repository.worktree import EDITED, REPORTS, GitState, WorkTree
 from trainer.jobs import SOURCE_LIMIT_BYTES, TRAIN_LIMIT_BYTES
+from trainer.jobs.task import TASK_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -83,10 +84,11 @@ class Workspace:
         self._program_fault = ""
         self._base = base
         self._recorded: str | None = None
-        for name in (script, FIXED):
+        other = TASK_FILE if git_succeeds(path, "cat-file", "-e", f"{base}:{TASK_FILE}") else FIXED
+        for name in (script, other):
             if not git_succeeds(path, "cat-file", "-e", f"{base}:{name}"):
-                raise SubjectError(f"{path} has no {name} in its last commit; a subject needs {script} and {FIXED}")
-        kinds = {name: self.repository.commit(base).tree[name] for name in (script, FIXED)}
+                raise SubjectError(f"{path} has no {name} in its last commit; a subject needs {script} and {other}")
+        kinds = {name: self.repository.commit(base).tree[name] for name in (script, other)}
         if kinds[script].mode == git.Blob.link_mode:
             raise SubjectError(
                 f"{script} in the last commit of {path} is a symbolic link; commit the file itself in its place"

@@ -126,8 +126,11 @@ def text_here(facts: Environment) -> Finding:
 
 def _finding(manifest: bytes, fix: str) -> Finding:
     from trainer.data.manifest import Manifest  # noqa: PLC0415 - imports numpy and the tokenizer library
+    from trainer.data.task_data import TaskData  # noqa: PLC0415 - likewise
 
     try:
+        if (held := TaskData.from_manifest(manifest)) is not None:
+            return ok("data", f"the task of {held.repository}: {held.task.metric.name}, {held.task.degree}")
         prepared = TypeAdapter(Manifest).validate_json(manifest)
     except ValidationError as error:
         return fail("data", f"the manifest is damaged ({error.error_count()} faults)", fix)

@@ -10,11 +10,13 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from researcher.errors import OvernightError
 from researcher.files import write_whole
 from researcher.journal.database import JOURNAL_FILE, holds_run
 from trainer.jobs import Profile, profile_named
+from trainer.jobs.task import Task
 
 CHOICES_FILE = "night.json"
 DATA = "data"
@@ -33,6 +35,7 @@ class RunConfig:
     """The choices that make the scores of a run comparable: the profile, the budget in seconds, the subject repository,
     the text, the constants of an adopted repository's prepare.py, and the name of its train.py.
 
+    `task` is that of a repository with an overnight.toml, as JSON.
     `subject` is the path of the user's repository, or `OWN_SUBJECT`.
     """
 
@@ -42,10 +45,13 @@ class RunConfig:
     text: str | None
     constants: dict[str, int] | None = None
     script: str = "train.py"
+    task: dict[str, Any] | None = None
 
     def trial_profile(self) -> Profile:
         """Return the profile with the chosen budget. Raises ProfileError for an unknown name."""
         profile = profile_named(self.profile)
+        if self.task is not None:
+            return profile.of_task(Task.from_json(self.task))
         if self.constants is not None:
             profile = profile.adopted(self.constants)
         return profile if self.budget is None else profile.with_budget(self.budget)
@@ -184,10 +190,16 @@ class State:
             text=str(text.resolve()) if text else (before.text if before else None),
             constants=(before.constants if before else None) or self._adopted_constants(),
             script=before.script if before else "train.py",
+            task=before.task if before else None,
         )
         if before is not None and has_begun and set_aside is None:
             self._refuse_change(before, wanted)
-        if before is not None and before.constants and (wanted.subject, wanted.text) != (before.subject, before.text):
+        if wanted.task is not None and budget is not None:
+            raise StateError(
+                "the seconds of a trial are those of overnight.toml", "edit it, and repeat `overnight init`"
+            )
+        is_adopted = before is not None and (before.constants or before.task)
+        if before is not None and is_adopted and (wanted.subject, wanted.text) != (before.subject, before.text):
             raise StateError(
                 f"{self.root} holds the data that `overnight init` took from {before.subject}", "use another --state"
             )

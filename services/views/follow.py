@@ -152,5 +152,5 @@ def _as_lines(scenes: Iterator[Scene], console: Console) -> Scene:
 
 def line(row: Row) -> str:
     """Return one decision as a line: number, status, score, title, reason."""
-    score = cell(row, "val_bpb", ".6f", none="no score")
+    score = cell(row, "value", ".6f", none="no score")
     return f"{row.experiment.number}  {row.status}  {score}  {row.experiment.title}: {cell(row, 'reason', none='')}"

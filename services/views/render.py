@@ -21,7 +21,7 @@ from researcher.report.proposer_stats import Rates
 from researcher.report.results_table import NO_NUMBER, cell
 from researcher.report.snapshot import Report
 from researcher.report.view import LiveStatus, Row, RunReport, headline, tally_text, waiting
-from trainer.jobs import Status, StatusKind, WorkerStatus
+from trainer.jobs import BITS_PER_BYTE, Status, StatusKind, WorkerStatus
 
 ROWS = 10
 STYLES = {"keep": "green", "discard": "dim", "crash": "red", "rejected": "yellow", "unanswered": "yellow"}
@@ -154,10 +154,16 @@ def figures(report: Report, run_report: RunReport) -> list[RenderableType]:
     if run_report.gain is None:
         return []
     sigma = NO_NUMBER if run_report.sigma is None else f"{run_report.sigma:.4f}"
-    lines = [f"baseline  {run_report.gain.baseline:.6f}, mean of {len(run_report.baseline_scores)} seeds, σ {sigma}"]
+    metric, seeds = run_report.run.metric, len(run_report.baseline_scores)
+    lines = [
+        f"metric    {metric.name} ({metric.explained(run_report.run.degree)})",
+        f"baseline  {metric.text(run_report.gain.baseline)}, mean of {seeds} seeds, σ {sigma}",
+    ]
     scores = run_report.incumbent_scores
     if (best := run_report.incumbent) is not None and not best.experiment.is_baseline:
-        lines.append(f"best      {fmean(scores):.6f}, mean of {len(scores)} seed{'s' if len(scores) > 1 else ''}")
+        lines.append(
+            f"best      {metric.text(fmean(scores))}, mean of {len(scores)} seed{'s' if len(scores) > 1 else ''}"
+        )
     lines.append(gain_text(run_report))
     if unseen := heldout_text(run_report):
         lines.append(unseen)
@@ -210,7 +216,7 @@ def _claimed_text(report: RunReport, confirmation: Confirmation) -> str:
     held_out = "" if claimed is None else f"; held out {claimed.heldout_gain:+.6f}"
     if confirmation.unseen_gain is not None:
         return f"{held_out}; unseen {confirmation.unseen_gain:+.6f}"
-    is_confirmed = confirmation.verdict is ConfirmationVerdict.CONFIRMED
+    is_confirmed = confirmation.verdict is ConfirmationVerdict.CONFIRMED and report.run.metric == BITS_PER_BYTE
     return f"{held_out}; not scored on unseen text" if is_confirmed else held_out
 
 
@@ -247,7 +253,7 @@ def experiments_table(rows: Sequence[Row], *, whole: bool = False) -> Table:
     table = Table(box=None, pad_edge=False, expand=not whole, header_style="dim")
     table.add_column("#", justify="right", no_wrap=True)
     table.add_column("status", no_wrap=True)
-    table.add_column("val_bpb", justify="right", no_wrap=True)
+    table.add_column(rows[0].metric.name if rows else "value", justify="right", no_wrap=True)
     table.add_column("Δ best", justify="right", no_wrap=True)
     table.add_column("what", ratio=1, no_wrap=True, overflow="ignore" if whole else "ellipsis")
     table.add_column("by", no_wrap=True)
@@ -256,7 +262,7 @@ def experiments_table(rows: Sequence[Row], *, whole: bool = False) -> Table:
         table.add_row(
             cell(row, "number"),
             (row.note if row.status == "crash" else row.status) + mark,
-            cell(row, "val_bpb", ".6f"),
+            cell(row, "value", ".6f"),
             cell(row, "delta", "+.4f", none=""),
             " ".join(row.experiment.title.split()) if whole else row.experiment.title,
             cell(row, "proposer", none=""),

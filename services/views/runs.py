@@ -93,7 +93,7 @@ def _read(state: State) -> ListedRun | None:
         state=document.state,
         started_at=document.times.started_at,
         experiments=document.progress.measured,
-        best=None if document.best is None else document.best.val_bpb,
+        best=None if document.best is None else document.best.value,
         gain=confirmed,
         gain_share=None if gain is None or confirmed is None else confirmed / gain.baseline,
         folder=str(state.root),

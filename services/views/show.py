@@ -130,7 +130,7 @@ def show_best(state: State, console: Console, *, source: bool) -> None:
         if head.experiment.is_baseline:
             console.print("nothing has beaten the baseline yet")
             return
-        mean = f"{fmean(report.incumbent_scores):.6f} over {len(report.incumbent_scores)} seeds"
+        mean = f"{report.run.metric.text(fmean(report.incumbent_scores))} over {len(report.incumbent_scores)} seeds"
         confirmed = report.run.incumbent == report.run.confirmed
         console.print(f"{mean}, {'confirmed' if confirmed else 'provisional: no claim was made for it yet'}")
         if unseen := heldout_text(report):
@@ -236,7 +236,8 @@ def _print_experiment(
         if belongs_to(call, experiment):
             console.print(f"stronger  {call_text(call)}")
     for item in history.trials(experiment=experiment.id):
-        score = "no score yet" if item.val_bpb is None else f"val_bpb {item.val_bpb:.6f}"
+        metric = report.run.metric
+        score = "no score yet" if item.val_bpb is None else f"{metric.name} {metric.text(item.val_bpb)}"
         score += "" if item.heldout_bpb is None else f", held out {item.heldout_bpb:.6f}"
         score += "" if item.unseen_bpb is None else f", unseen {item.unseen_bpb:.6f}"
         console.print(f"trial {item.number}   {item.kind}, seed {item.seed}: {item.outcome or 'queued'}, {score}")

@@ -25,6 +25,8 @@ _LINEAGE = "researcher/journal/test_lineage.py::test_"
 _DECIDED = "researcher/loop/test_decision.py::test_"
 _DECISION = "researcher/decision/test_rules.py::test_"
 _WORKSPACE = "researcher/repository/test_repository.py::test_"
+_OTHER_METRICS = "researcher/report/test_other_metrics.py::test_"
+_TASK_TRIAL = "trainer/trial/test_task_trial.py::test_"
 _SUBJECT_DAYS = "scenarios/test_subject_days.py::test_"
 _SURROUNDINGS = "researcher/repository/test_surroundings.py::test_"
 _STATE_DAYS = "scenarios/test_state_days.py::test_"
@@ -757,8 +759,8 @@ GUARDS = (
     Guard(
         "no prompt knows a held-out score",
         "researcher/proposers/prompt_context.py",
-        'f"It scores val_bpb {fmean(own):.6f}. ',
-        'f"It scores {[each.heldout_bpb for each in history.trials()]} {fmean(own):.6f}. ',
+        'f"It scores {metric.name} {metric.text(fmean(own))}. ',
+        'f"It scores {[each.heldout_bpb for each in history.trials()]} {metric.text(fmean(own))}. ',
         "researcher/decision/test_heldout.py::test_no_prompt_and_no_table_for_the_subject_knows_it",
     ),
     Guard(
@@ -779,8 +781,8 @@ GUARDS = (
     Guard(
         "a claim is told what its trials scored on unseen text",
         "researcher/loop/confirmation.py",
-        "run_context.profile.sigma_floor, unseen)",
-        "run_context.profile.sigma_floor)",
+        "run_context.profile.sigma_floor, unseen, ",
+        "run_context.profile.sigma_floor, None, ",
         _CLAIMS + "a_gain_that_is_none_on_unseen_text_is_rolled_back_with_the_reason",
     ),
     Guard(
@@ -3949,5 +3951,96 @@ GUARDS = (
         '    if found.device != "cuda":',
         "    if False:",
         "services/doctor/test_gpu_check.py::test_each_fault_is_one_line_that_names_it_and_its_repair[TorchWithoutCuda]",
+    ),
+    Guard(
+        "a higher value is better where the metric says so",
+        "trainer/jobs/metric.py",
+        "return number if self.direction is Direction.LOWER else 0.0 - number",
+        "return number",
+        "trainer/jobs/test_metric.py::test_a_better_value_has_a_lower_score",
+    ),
+    Guard(
+        "the reasons of decisions show values",
+        "researcher/decision/rules.py",
+        'compared = f"{metric.text(score)} against {metric.text(parent)}"',
+        'compared = f"{score:.6f} against {parent:.6f}"',
+        _OTHER_METRICS + "a_reason_shows_values",
+    ),
+    Guard(
+        "a claimed gain is called claimed",
+        "researcher/report/view.py",
+        'claimed = f", {CLAIMED_BY}" if report.run.degree is Degree.CLAIMED else ""',
+        'claimed = ""',
+        _OTHER_METRICS + "the_headline_gives_the_gain_and_who_claims_it",
+    ),
+    Guard(
+        "the picture has better scores above",
+        "researcher/report/picture.py",
+        "return (worst, self.low) if self.turned else (self.low, worst)",
+        "return (self.low, worst)",
+        _OTHER_METRICS + "the_picture_has_better_scores_above_and_shows_values",
+    ),
+    Guard(
+        "a candidate cannot read what scores it",
+        "trainer/jobs/task.py",
+        "return (*_faults_of_files(task, hashes), *_faults_of_hidden(task, folder))",
+        "return (*_faults_of_files(task, hashes),)",
+        "services/adopt/test_task_file.py::test_hidden_data_are_not_readable_through_an_absolute_path",
+    ),
+    Guard(
+        "a fixed file is the pinned one",
+        "trainer/jobs/task.py",
+        "elif hashes[path] != digest:",
+        "elif False:",
+        "services/adopt/test_task_file.py::test_files_of_the_repository_are_compared_with_the_pins",
+    ),
+    Guard(
+        "a link in an output folder is not scored",
+        "trainer/trial/output_folder.py",
+        "if not (stat.S_ISDIR(status.st_mode) or stat.S_ISREG(status.st_mode)):",
+        "if False:",
+        _TASK_TRIAL + "a_forged_output_has_no_score",
+    ),
+    Guard(
+        "a pinned file has the same content after the command",
+        "trainer/trial/task_trial.py",
+        "(name := changed_file(subject, task.fixed)) is not None:",
+        "(name := None) is not None:",
+        _TASK_TRIAL + "what_gives_no_value",
+    ),
+    Guard(
+        "a pinned file has the same content before the command",
+        "trainer/trial/trial.py",
+        "if (fault := pins_fault(spec, held)) is not None:",
+        "if (fault := None) is not None:",
+        _TASK_TRIAL + "a_spec_with_another_fixed_file_has_no_score",
+    ),
+    Guard(
+        "a command reads nothing that scores it",
+        "trainer/trial/task_trial.py",
+        "readable=held.absolute(task.readable),",
+        "readable=[held.repository],",
+        _TASK_TRIAL + "a_candidate_reads_nothing_that_scores_it",
+    ),
+    Guard(
+        "a trial of another task is answered by no trainer",
+        "trainer/trial/trial.py",
+        "if held.digest != spec.data_sha256:",
+        "if False:",
+        _TASK_TRIAL + "a_trainer_with_another_task_does_not_answer",
+    ),
+    Guard(
+        "a measured value is not what the command prints",
+        "trainer/trial/task_trial.py",
+        "    if task.score is None:\n        value =",
+        "    if True:\n        value =",
+        _TASK_TRIAL + "a_measured_value_is_that_of_the_score_command",
+    ),
+    Guard(
+        "a committed file that scores is kept from the candidate",
+        "trainer/trial/task_trial.py",
+        "files={name: text for name, text in files.items() if not held.hides(name)},",
+        "files=files,",
+        _TASK_TRIAL + "a_committed_file_that_scores_is_kept_from_the_candidate",
     ),
 )

@@ -127,8 +127,8 @@ def test_tsv_and_json_hold_every_column(state: Path) -> None:
     assert [[*row] for row in rows] == [[*COLUMNS]] * 4
     assert [int(row["number"]) for row in rows] == [each["number"] for each in objects] == [0, 1, 2, 3]
     assert float(rows[1]["delta"]) == objects[1]["delta"] == pytest.approx(-0.11)
-    assert rows[3]["val_bpb"] == ""
-    assert objects[3]["val_bpb"] is None
+    assert rows[3]["value"] == ""
+    assert objects[3]["value"] is None
     assert json.loads(printed("log", "1", "--json", state=state)) == objects[1]
 
 

@@ -4,7 +4,7 @@
 fetches files. `tokenizer` and `pack` turn documents into a file of rows, `packing` does so for each slice, and
 `manifest` records the files. `generated` makes the unseen slice with `words` or `runs`. `adopted` and `foreign_prepare`
 do the same with a user's own prepare.py. `durable` writes whole files, `rights` sets their modes, and `errors` holds
-the errors.
+the errors. `task_data` holds a user's own task instead of a text.
 """
 
 from trainer.data.documents import PreparationStep, Report, Slice, Split

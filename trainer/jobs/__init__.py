@@ -3,9 +3,10 @@
 The researcher sends a `TrialSpec` and receives a `TrialResult`, both as JSON through RQ on Redis. A `Profile` describes
 the trials that suit a GPU. Importing this package neither imports torch nor connects to Redis.
 
-`spec`, `result`, `dry_run` and `profile` hold these values. `bus` connects to Redis and holds the status of each
-process. `queue`, `closed` and `bounded` make RQ safe against other clients, and `redaction` removes secrets from text.
-`environment` builds the environment of every process that Overnight starts, and needs only the standard library.
+`spec`, `result`, `dry_run` and `profile` hold these values. `metric` converts between values and scores, and `task`
+describes a repository of any other kind. `bus` connects to Redis and holds the status of each process. `queue`,
+`closed` and `bounded` make RQ safe against other clients, and `redaction` removes secrets from text. `environment`
+builds the environment of every process that Overnight starts, and needs only the standard library.
 """
 
 from trainer.jobs.bounded import BoundedJob, Unreadable, result_of, results_key
@@ -26,6 +27,7 @@ from trainer.jobs.bus import (
 )
 from trainer.jobs.closed import AllowlistedJob, NotInTable, unknown_jobs_text
 from trainer.jobs.dry_run import DRY_RUNS, RUN_DRY_RUN, DryRunResult, DryRunSpec, DryRunVerdict
+from trainer.jobs.metric import BITS_PER_BYTE, CLAIMED_BY, Degree, Direction, Metric, share_of
 from trainer.jobs.profile import PROFILES, Profile, ProfileError, profile_named
 from trainer.jobs.queue import JobQueue, is_id
 from trainer.jobs.result import (
@@ -53,6 +55,8 @@ from trainer.jobs.spec import (
 )
 
 __all__ = [
+    "BITS_PER_BYTE",
+    "CLAIMED_BY",
     "DRY_RUNS",
     "JUMP_SHARE",
     "PROFILES",
@@ -69,7 +73,9 @@ __all__ = [
     "Calibration",
     "Caps",
     "Clock",
+    "Degree",
     "Device",
+    "Direction",
     "DryRunResult",
     "DryRunSpec",
     "DryRunVerdict",
@@ -77,6 +83,7 @@ __all__ = [
     "Kind",
     "LossPoint",
     "Measurements",
+    "Metric",
     "NotInTable",
     "Outcome",
     "Profile",
@@ -99,6 +106,7 @@ __all__ = [
     "profile_named",
     "result_of",
     "results_key",
+    "share_of",
     "trial_id",
     "unknown_jobs_text",
     "worker_key",

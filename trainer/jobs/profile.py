@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from trainer.jobs.metric import BITS_PER_BYTE, Degree, Metric
 from trainer.jobs.spec import Budget, Caps, Clock
+from trainer.jobs.task import Task
 
 KnobValue = int | float | str
+_TASK_REPEATS = 5  # of the baseline: nothing is known about the noise of the metric
 OWN_UNCOUNTED_STEPS = 11  # as in common training scripts; these steps include compilation
 
 
@@ -25,7 +28,9 @@ class Profile:
 
     `knobs` are the start values of train.py, `constants` those of prepare.py; both are module-level ALL_CAPS names.
     `ranges` replaces range comments of train.py that do not fit the profile. `text` names the source of the data.
-    `sigma_floor` is the smallest standard deviation over seeds that the decision rule uses, in bits per byte.
+    `sigma_floor` is the smallest standard deviation over seeds that the decision rule uses, in the
+    unit of the `metric`. `degree` is the degree of trust in its values, and `task` the
+    user's own task, or None for a GPT training script.
     """
 
     name: str
@@ -39,6 +44,9 @@ class Profile:
     caps: Caps
     baseline_repeats: int
     sigma_floor: float
+    metric: Metric = BITS_PER_BYTE
+    degree: Degree = Degree.MEASURED
+    task: Task | None = None
 
     def with_budget(self, seconds: float) -> Profile:
         """Return the profile with another training time, in seconds of the profile's clock."""
@@ -65,6 +73,35 @@ class Profile:
             eval_rows=constants.get("EVAL_ROWS", self.budget.eval_rows),
         )
         return replace(self, constants=self.constants | constants, budget=budget)
+
+    def of_task(self, task: Task) -> Profile:
+        """Return the profile for a user's own task, whose commands get `seconds` of wall time each, start included.
+
+        The phases within the command are not known, so no other limit ends it.
+        """
+        budget = replace(
+            self.budget,
+            amount=task.seconds,
+            clock=Clock.WALL,
+            warmup_steps=0,
+            warmup_cap_s=0,
+            setup_s=60 + 2 * task.seconds,
+            scoring_s=60 + task.seconds,
+            eval_rows=0,
+            heldout_rows=0,
+            unseen_rows=0,
+        )
+        return replace(
+            self,
+            knobs={},
+            ranges={},
+            budget=budget,
+            baseline_repeats=max(_TASK_REPEATS, self.baseline_repeats),
+            sigma_floor=task.sigma_floor,
+            metric=task.metric,
+            degree=task.degree,
+            task=task,
+        )
 
     @property
     def context(self) -> int:

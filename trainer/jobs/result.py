@@ -53,8 +53,9 @@ class Outcome(StrEnum):
 class Measurements:
     """The measured numbers of a trial. The journal holds each in a column of the same name; None means not measured.
 
-    Scores are bits per byte, so lower is better. `heldout_bpb` and `unseen_bpb` are None if the trial did not beat its
-    `score_to_beat`. No prompt may contain either, and only claims use `unseen_bpb`.
+    `val_bpb` is the score, of which lower is better, also where the run has another metric. `heldout_bpb` and
+    `unseen_bpb` are None if the trial did not beat its `score_to_beat`. No prompt may contain either, and only claims
+    use `unseen_bpb`.
     """
 
     val_bpb: float | None = None

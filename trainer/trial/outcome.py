@@ -11,7 +11,7 @@ import builtins
 import math
 import re
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from trainer.jobs import Outcome
@@ -78,15 +78,18 @@ class Observation:
     no_room: str | None = None
 
 
-def classify(observed: Observation) -> Termination:
-    """Return the outcome, with its reason in one sentence."""
+def classify(observed: Observation, judge: Callable[[Observation], Termination] | None = None) -> Termination:
+    """Return the outcome, with its reason in one sentence.
+
+    `judge` decides about a candidate that ended by itself and well; without it, the score by logits does.
+    """
     lost = lost_to_an_accident(observed.stop, observed.ending, observed.away_s)
     if lost is not None:
         return lost
     if observed.stop is not None:
         return _held_up(observed.stop, observed)
     assert observed.ending is not None, "without an ending and a stop the guardian was killed, so the trial is lost"
-    return _held_up(_ended(observed.ending, observed), observed)
+    return _held_up(_ended(observed.ending, observed, judge or _scored), observed)
 
 
 def lost_to_an_accident(stop: Termination | None, ending: ExitReport | None, away_s: float) -> Termination | None:
@@ -136,7 +139,7 @@ def printed_agrees(bpb: float, printed_bpb: float) -> bool:
     return math.isfinite(printed_bpb) and abs(bpb - printed_bpb) <= PRINTED_TOLERANCE
 
 
-def _ended(ending: ExitReport, observed: Observation) -> Termination:
+def _ended(ending: ExitReport, observed: Observation, judge: Callable[[Observation], Termination]) -> Termination:
     if not ending.started:
         return Termination(Outcome.LOST, f"the trainer could not start it{_last_line(observed)}")
     if ending.ended_by == "wall limit":
@@ -145,7 +148,7 @@ def _ended(ending: ExitReport, observed: Observation) -> Termination:
         return _killed(ending.signal, observed)
     if ending.exit_code != 0:
         return _failed(ending.exit_code, observed)
-    return _scored(observed)
+    return judge(observed)
 
 
 def _killed(number: int, observed: Observation) -> Termination:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from trainer.data.task_data import TaskData, read_task_data
 from trainer.jobs import (
     Calibration,
     Clock,
@@ -37,6 +38,7 @@ from trainer.trial.limits import Mark, Timeline
 from trainer.trial.outcome import Observation, Termination, classify, printed_agrees
 from trainer.trial.run import Supervised, TrialRun, supervise, vram_mib
 from trainer.trial.supervise import Supervisor
+from trainer.trial.task_trial import pins_fault, run_task
 
 PROBE = "rows asked again of a fresh process"
 
@@ -55,6 +57,9 @@ def run_trial(
     clock = _Clock(time.time(), time.monotonic())
     if (words := disk_space.why_not_ready(config.results, config.work) or gpu.why_not_ready(spec.caps)) is not None:
         return _without_run(spec, config, clock, Termination(Outcome.LOST, f"it was not begun: {words}"))
+    held = read_task_data(config.data)
+    if held is not None:
+        return result_store.store(config.results, _run_task(spec, held, config, clock, report, preempted))
     try:
         rows = read_rows(config.data, spec.data_sha256)
         launched = spec if rows.stand_in is None else rows.stand_in.into(spec)
@@ -78,6 +83,48 @@ def run_trial(
     after_s = None if preempted() else _calibrate(spec)
     speed = Calibration(before_s or _finite(seen.supervisor.claims.calibration_s or None), after_s)
     return result_store.store(config.results, _result(spec, config, clock, seen, speed))
+
+
+def _run_task(
+    spec: TrialSpec,
+    held: TaskData,
+    config: WorkerConfig,
+    clock: _Clock,
+    report: Callable[[Progress], None],
+    preempted: Callable[[], bool],
+) -> TrialResult:
+    """Run a trial of a user's own task. Another task than the spec's is a fault of this trainer, not of the trial."""
+    if held.digest != spec.data_sha256:
+        return _without_run(spec, config, clock, Termination(Outcome.LOST, "this trainer has another task"))
+    if (fault := pins_fault(spec, held)) is not None:
+        return _without_run(spec, config, clock, Termination(Outcome.UNSCORABLE, fault))
+    clear(config.folder, config.user)
+    try:
+        seen = run_task(spec, held, config, report, preempted)
+    finally:
+        clear(config.folder, config.user)
+    supervisor, stop, ending = seen.supervisor, seen.termination, seen.supervisor.ending
+    processor_s = max(supervisor.peaks.processor_s, ending.processor_s if ending is not None else 0.0)
+    peak_mib = max(supervisor.peaks.rss_mib, ending.peak_rss_mib if ending is not None else 0.0)
+    return TrialResult(
+        id=spec.id,
+        spec_digest=spec.digest,
+        outcome=stop.outcome,
+        reason=stop.reason,
+        disturbed=stop.disturbed,
+        started_at=clock.started_at,
+        finished_at=time.time(),
+        worker=config.worker,
+        val_bpb=None if seen.value is None else held.task.metric.score_of(seen.value),
+        wall_s=clock.wall_s,
+        memory_mib=peak_mib or None,
+        timing=Timing(processor_s=processor_s),
+        trust=None if seen.value is None else Trust(evaluator=seen.evaluator),
+        load=os.getloadavg()[0],
+        exit_code=None if ending is None else ending.exit_code,
+        layers=_layers(spec, config, ending),
+        log=_log(spec, config, supervisor),
+    )
 
 
 def _calibrate(spec: TrialSpec) -> float | None:

@@ -174,7 +174,7 @@ def test_a_score_that_is_far_off_does_not_flatten_the_others(story: Story, far: 
 
     assert height() < 1.5 * before
     labels = figure_of(story.report(), Look()).axes[0].get_legend_handles_labels()[1]
-    assert ("worse, off the scale" if far > 1 else "lower, off the scale") in labels
+    assert ("worse, off the scale" if far > 1 else "better, off the scale") in labels
 
 
 def test_it_comes_as_png_and_svg_dark_and_portrait(reports: dict[int, RunReport]) -> None:

@@ -86,7 +86,7 @@ def test_its_json_is_plain_and_has_every_column_of_each_row(story: Story, bus: R
     assert [[*row] for row in found["rows"]] == [[*COLUMNS, "heldout", "claims"]] * 2
     baseline, good = found["rows"]
     assert (baseline["number"], baseline["proposer"], baseline["heldout"], baseline["claims"]) == (0, None, None, [])
-    assert (good["status"], good["note"], good["val_bpb"], good["outcome"]) == ("keep", "confirmed", 1.7, "ok")
+    assert (good["status"], good["note"], good["value"], good["outcome"]) == ("keep", "confirmed", 1.7, "ok")
     assert good["heldout"]["heldout_gain"] == pytest.approx(0.11)
     [claim] = good["claims"]
     assert [*claim] == ["verdict", "gain", "unseen_gain", "val_gain", "heldout_gain"]

@@ -16,12 +16,12 @@ from researcher.decision.cost import cost_of
 from researcher.files import write_whole
 from researcher.journal.records import Decision, Prices
 from researcher.report.picture import draw
-from researcher.report.results_table import HEADER, ResultsTable
+from researcher.report.results_table import ResultsTable, header
 from researcher.report.view import build_report, tally_text
 from researcher.source.proposal import LlmCost, Proposal, ProposerName
 from tests import ROOT
 from tests.fixtures.journal_story import PROFILE, Story
-from trainer.jobs import Outcome
+from trainer.jobs import BITS_PER_BYTE, Outcome
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -139,7 +139,7 @@ def test_results_tsv_has_five_fields_a_row_and_a_dash_where_there_is_no_number(s
 
     lines = ResultsTable(story.journal).text().splitlines()
 
-    assert lines[0] == HEADER
+    assert lines[0] == header(BITS_PER_BYTE)
     assert [line.split("\t") for line in lines[1:]] == [
         ["bbbbbbb", "1.810000", "1.0", "keep", "baseline"],
         ["1111111", "1.700000", "1.0", "keep", "tabs and newlines (provisional)"],

@@ -38,7 +38,10 @@ from tests import ROOT
 from tests.doubles.ollama_server import ollama_double
 from tests.doubles.openai_server import Reply, openai_double, refused, spoken
 from trainer.data.manifest import FORMAT, Manifest, write_manifest
+from trainer.data.task_data import TaskData, write_task_data
 from trainer.jobs import PROFILES, Profile
+from trainer.jobs.metric import Direction, Metric
+from trainer.jobs.task import Task
 
 BASE_IMAGE = "overnight-test/python:3.11"
 GIB = 2**30
@@ -711,6 +714,15 @@ def test_damaged_text_in_local_mode_is_told(well: Environment) -> None:
     line = only_failure(examine(Mode.LOCAL, replace(well, installed_gpus=list)))
 
     assert f"data     the manifest is damaged (1 faults) -> rm -r {well.state.data}" in line
+
+
+def test_a_task_in_place_of_a_text_is_told(well: Environment) -> None:
+    task = Task("fit.py", ("python", "fit.py"), 9.0, "SEED", 0.1, Metric("accuracy", Direction.HIGHER), {})
+    write_task_data(well.state.data, TaskData(task, "/srv/routes"))
+
+    finding = named(examine(Mode.LOCAL, replace(well, installed_gpus=list)), "data")
+
+    assert (finding.severity, finding.found) == (Severity.OK, "the task of /srv/routes: accuracy, claimed")
 
 
 @pytest.mark.parametrize(("model", "severity"), [("small", Severity.OK), ("large:9b", Severity.WARN)])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from trainer.jobs import Clock, profile_named
+from trainer.jobs import Clock, Degree, Direction, Metric, profile_named
+from trainer.jobs.task import Task
 
 CONSTANTS = {"MAX_SEQ_LEN": 64, "TIME_BUDGET": 300, "VOCAB_SIZE": 512}
 
@@ -30,3 +31,14 @@ def test_set_up_counts_processor_seconds_without_a_gpu() -> None:
 
     assert (without.clock, without.clock_of_setup) == (Clock.WALL, Clock.PROCESSOR)
     assert (on_a_gpu.clock, on_a_gpu.clock_of_setup) == (Clock.WALL, Clock.WALL)
+
+
+def test_a_task_gives_its_time_its_metric_and_its_noise_to_the_profile() -> None:
+    accuracy = Metric("accuracy", Direction.HIGHER)
+    task = Task("solve.py", ("python", "solve.py"), 20.0, "--seed", 0.01, accuracy, {"score.py": "0" * 64})
+
+    profile = profile_named("cpu").of_task(task)
+
+    assert (profile.metric, profile.degree, profile.sigma_floor) == (accuracy, Degree.CLAIMED, 0.01)
+    assert (profile.budget.amount, profile.budget.clock, profile.budget.eval_rows) == (20.0, Clock.WALL, 0)
+    assert profile.knobs == {}

@@ -1,0 +1,158 @@
+"""`overnight init` of a repository with a task of its own, and what a start later tests."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from services.adopt.adopt import Init
+from services.adopt.subject_check import ShapeRefused
+from services.adopt.task_adoption import settle_task, take
+from services.machine.state import State, StateError
+from trainer.data.task_data import TaskData, read_task_data
+from trainer.jobs import Degree
+
+SOLVE = """\
+import os
+
+STEPS = 10  # steps; range 1..100
+print(f"cost: {STEPS + int(os.environ['SEED']) % 2}")
+"""
+SCORE = "cost = 1\nprint(f'cost: {cost}')\n"
+
+
+def task_file(**other: str) -> str:
+    values = {
+        "edit": '"solve.py"',
+        "command": '["python", "solve.py"]',
+        "seconds": "5",
+        "seed": '"SEED"',
+        "sigma_floor": "0.01",
+        "readable": '["data"]',
+    } | other
+    keys = "".join(f"{key} = {value}\n" for key, value in values.items())
+    pin = hashlib.sha256(SCORE.encode()).hexdigest()
+    return f'{keys}\n[metric]\nname = "cost"\ndirection = "lower"\n\n[fixed]\n"score.py" = "{pin}"\n'
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    folder = tmp_path / "routes"
+    (folder / "data").mkdir(parents=True)
+    (folder / "hidden").mkdir()
+    (folder / "solve.py").write_text(SOLVE)
+    (folder / "score.py").write_text(SCORE)
+    commit(folder)
+    return folder
+
+
+def write_task(folder: Path, text: str) -> None:
+    (folder / "overnight.toml").write_text(text)
+    commit(folder)
+
+
+def commit(folder: Path) -> None:
+    for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "routes"]):
+        who = ["-c", "user.name=A", "-c", "user.email=a@example.org"]
+        subprocess.run(["git", *who, *command], cwd=folder, check=True)
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> State:
+    return State(tmp_path / "state")
+
+
+def init(state: State, repository: Path, *, agrees: bool = True) -> tuple[TaskData | None, str]:
+    console = Console(width=200, record=True)
+    held = take(state, Init(repository, "cpu", None, None, ()), lambda _: agrees, console)
+    assert held is None or isinstance(held, TaskData)
+    return held, console.export_text()
+
+
+def test_a_task_becomes_the_choices_of_the_state(state: State, repository: Path) -> None:
+    write_task(repository, task_file())
+
+    held, shown = init(state, repository)
+
+    assert held is not None
+    assert held == read_task_data(state.data)
+    assert "cost: lower is better, claimed by the script" in shown
+    choices = state.resolve(detect=lambda: "12gb")
+    profile = choices.trial_profile()
+    assert (choices.profile, choices.script, choices.subject) == ("cpu", "solve.py", str(repository.resolve()))
+    assert (profile.task, profile.degree, profile.budget.amount) == (held.task, Degree.CLAIMED, 5.0)
+    assert settle_task(state, choices) == held
+
+
+def test_a_proposal_is_written_only_with_consent(state: State, repository: Path) -> None:
+    held, shown = init(state, repository, agrees=False)
+    assert held is None
+    assert "Not sure: seconds, sigma_floor" in shown
+    assert not (repository / "overnight.toml").exists()
+
+    with pytest.raises(ShapeRefused, match=r"is written; edit it, commit it"):
+        init(state, repository)
+    commit(repository)
+    held, shown = init(state, repository)
+    assert held is not None
+    assert held.task.score is not None
+    assert held.task.score.readable == ("hidden",)
+    assert "cost: lower is better\n" in shown
+
+
+@pytest.mark.parametrize(
+    ("other", "refusal"),
+    [
+        ({"edit": '"gone.py"'}, "overnight.toml, edit: gone.py is no file"),
+        ({"readable": '["other"]'}, "overnight.toml, readable: other is not there"),
+        ({"seconds": "0"}, "overnight.toml, seconds: 0 is not in 1 to 86400"),
+        ({"seconds": "0", "seed": '"-"'}, "2 faults: (1) overnight.toml, seed"),
+    ],
+)
+def test_a_fault_is_named_before_anything_is_written(
+    state: State, repository: Path, other: dict[str, str], refusal: str
+) -> None:
+    write_task(repository, task_file(**other))
+
+    with pytest.raises(ShapeRefused) as refused:
+        init(state, repository)
+
+    assert str(refused.value).startswith(refusal)
+    assert not state.root.exists()
+
+
+def test_data_that_score_are_not_readable_through_a_link(state: State, repository: Path) -> None:
+    (repository / "data").rmdir()
+    (repository / "data").symlink_to("hidden")
+    score = '\n[score]\ncommand = ["python", "score.py"]\noutput = "output"\nreadable = ["hidden"]\n'
+    write_task(repository, task_file() + score)
+
+    with pytest.raises(ShapeRefused, match="the candidate could read"):
+        init(state, repository)
+
+
+def test_a_start_refuses_another_task_and_another_pinned_file(state: State, repository: Path) -> None:
+    write_task(repository, task_file())
+    init(state, repository)
+    choices = state.resolve(detect=lambda: "cpu")
+
+    write_task(repository, task_file(seconds="6"))
+    with pytest.raises(StateError, match="has changed"):
+        settle_task(state, choices)
+    write_task(repository, task_file())
+    (repository / "score.py").write_text("print('cost: 0')\n")
+    commit(repository)
+    with pytest.raises(ShapeRefused, match=r"score.py has changed since it was pinned"):
+        settle_task(state, choices)
+
+
+def test_the_seconds_of_a_task_are_no_option(state: State, repository: Path) -> None:
+    write_task(repository, task_file())
+    init(state, repository)
+
+    with pytest.raises(StateError, match=r"those of overnight.toml"):
+        state.resolve(budget=30, detect=lambda: "cpu")
