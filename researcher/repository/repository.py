@@ -11,7 +11,6 @@ import configparser
 import logging
 import os
 import posixpath
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,7 +26,6 @@ from researcher.repository.commits import EDITABLE, Planned, make_commit
 from researcher.repository.earlier_runs import checked_out, record_kept
 from researcher.repository.git_command import (
     GitFailed,
-    create_empty,
     damage,
     filters_off,
     git_environment,
@@ -46,12 +44,11 @@ from trainer.jobs.task import TASK_FILE
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["EDITABLE", "PROGRAM", "GitState", "Workspace", "create_repository", "needs_repository"]
+__all__ = ["EDITABLE", "PROGRAM", "GitState", "Workspace"]
 
 PROGRAM = "program.md"
 FIXED = "prepare.py"
 MENDING, BROKEN = ".git.mending", ".git.broken-*"  # a repository under repair, and a damaged one kept aside
-_PARTIAL = ".overnight-partial"
 _LFS_POINTER = b"version https://git-lfs."
 _LINKS_LIMIT = 40  # as the kernel's
 
@@ -373,32 +370,3 @@ def _open(path: Path) -> git.Repo:
         repository.close()
         raise SubjectError(f"git cannot read the settings of {path}: {error.message}") from error
     return repository
-
-
-def needs_repository(path: Path) -> bool:
-    """Return True for a folder that is missing, empty, or holds an unfinished repository."""
-    if not path.exists() or (path / _PARTIAL).exists():
-        return True
-    return all(entry.name == SUBJECT_LOCK for entry in path.iterdir())
-
-
-def create_repository(path: Path, files: dict[str, str], message: str) -> None:
-    """Create a subject repository with `files` in its first commit. After an interruption, the next call starts over.
-
-    The repository is built inside `path`, because a volume's root cannot be the target of a rename.
-    """
-    partial = path / _PARTIAL
-    if partial.exists():
-        shutil.rmtree(partial)
-    partial.mkdir(parents=True)
-    create_empty(partial)
-    for name, text in files.items():
-        (partial / name).write_text(text, encoding="utf-8")
-    run_git(partial, "add", "--force", "--", *files)
-    run_git(partial, "commit", "--quiet", f"--message={message}")
-    for entry in partial.iterdir():
-        target = path / entry.name
-        if target.is_dir():
-            shutil.rmtree(target)
-        entry.rename(target)
-    partial.rmdir()

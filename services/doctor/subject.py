@@ -7,7 +7,8 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
-from researcher.repository.repository import EDITABLE, needs_repository
+from researcher.repository.creation import needs_repository
+from researcher.repository.repository import EDITABLE
 from services.doctor.environment import Environment
 from services.doctor.finding import Finding, fail, ok
 from services.machine.state import StateError

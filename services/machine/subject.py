@@ -8,8 +8,9 @@ from pathlib import Path
 from researcher.errors import SubjectError
 from researcher.files import read_text
 from researcher.journal.database import JOURNAL_FILE
+from researcher.repository.creation import create_repository, needs_repository
 from researcher.repository.earlier_runs import COPY
-from researcher.repository.repository import EDITABLE, PROGRAM, Workspace, create_repository, needs_repository
+from researcher.repository.repository import EDITABLE, PROGRAM, Workspace
 from researcher.source.knobs import set_knobs, set_ranges
 from services.machine.state import State
 from trainer.jobs import Profile

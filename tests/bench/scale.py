@@ -23,7 +23,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from researcher.repository.repository import create_repository
+from researcher.repository.creation import create_repository
 from services.machine.subject import render_subject
 from services.redis.server import RedisServer
 from tests.bench.scripted_researcher import START_LEVEL

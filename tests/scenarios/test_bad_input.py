@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from researcher.journal.writer import Journal
-from researcher.repository.repository import create_repository
+from researcher.repository.creation import create_repository
 from services.machine.state import State
 from services.machine.subject import render_subject
 from tests.fixtures.warm_processes import completed

@@ -17,10 +17,10 @@ from researcher.journal.records import Run
 from researcher.journal.writer import Journal
 from researcher.loop.context import Goal
 from researcher.loop.loop import step, sync_with_journal
+from researcher.repository.creation import create_repository
 from researcher.repository.earlier_runs import COPY, first_commit, require_no_lost_journal, require_only_state
 from researcher.repository.publishing import UserRepository
 from researcher.repository.recovery import open_subject
-from researcher.repository.repository import create_repository
 from services.machine.state import CHOICES_FILE, State
 from services.machine.subject import repository_of
 from tests.fixtures.loop_in_process import level, opened, run_listed

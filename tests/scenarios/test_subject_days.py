@@ -16,10 +16,11 @@ from researcher.journal.records import State
 from researcher.journal.writer import Journal
 from researcher.loop.context import RunContext
 from researcher.repository.commits import Planned
+from researcher.repository.creation import create_repository
 from researcher.repository.earlier_runs import COPY
 from researcher.repository.git_command import damage
 from researcher.repository.recovery import keep_copy, open_subject
-from researcher.repository.repository import GitState, Workspace, create_repository
+from researcher.repository.repository import GitState, Workspace
 from tests.fixtures.loop_in_process import level, opened, run_listed
 from tests.fixtures.scripted_run import ScriptedRun
 

@@ -16,7 +16,9 @@ import pytest
 
 from researcher.journal.reader import JournalReader
 from researcher.report.view import now
+from researcher.repository.creation import create_repository
 from services.machine.state import State
+from services.machine.subject import render_subject
 from services.researcher import start as researcher_start
 from services.trainer import start as trainer_start
 from services.views.client import ClientError, ask_and_wait
@@ -24,7 +26,7 @@ from tests import ROOT
 from tests.doubles.nvml import NvmlGpu, NvmlLibrary, install_nvml
 from tests.fixtures.scripted_run import ScriptedRun
 from tests.fixtures.trials import wait_for
-from trainer.jobs import Status, StatusKind
+from trainer.jobs import Status, StatusKind, profile_named
 from trainer.worker.heartbeat import IDLE, Heartbeat
 
 TEN_S = 10
@@ -216,7 +218,7 @@ def test_researcher_container_takes_the_users_commit_and_pushes_the_branch_of_th
     scripted_run: ScriptedRun,
 ) -> None:
     theirs = scripted_run.subject.with_name("theirs")
-    shutil.copytree(scripted_run.subject, theirs)
+    create_repository(theirs, render_subject(profile_named("cpu")), "Of the user, with Overnight's prepare.py")
     emptied(scripted_run)
 
     container = scripted_run.start_container(PROFILE="cpu", USER_REPOSITORY=theirs, TAG="night")

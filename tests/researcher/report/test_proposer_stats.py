@@ -20,7 +20,7 @@ from researcher.decision.cost import cost_of
 from researcher.journal.records import Decision, Experiment, Prices, Run, State, Trial
 from researcher.report.proposer_stats import COLUMNS, Rates, proposers_text, rates_of
 from researcher.report.view import FAILURES, rows_of
-from researcher.repository.repository import create_repository
+from researcher.repository.creation import create_repository
 from researcher.source.proposal import LlmCost, Proposal, ProposerName
 from services import cli
 from services.machine.state import CHOICES_FILE, RunConfig

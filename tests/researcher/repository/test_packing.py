@@ -10,8 +10,9 @@ import pytest
 
 from researcher.repository import packing
 from researcher.repository.commits import Planned
+from researcher.repository.creation import create_repository
 from researcher.repository.git_command import damage, refs_of
-from researcher.repository.repository import GitState, Workspace, create_repository
+from researcher.repository.repository import GitState, Workspace
 
 FILES = {"train.py": "A = 1\n", "prepare.py": "B = 1\n"}
 BRANCH = "overnight/test"

@@ -15,9 +15,10 @@ import pytest
 
 from researcher.errors import SubjectError
 from researcher.repository.commits import Planned
+from researcher.repository.creation import create_repository
 from researcher.repository.earlier_runs import first_commit
 from researcher.repository.git_command import GitKilled, damage, git_environment, run_git
-from researcher.repository.repository import GitState, Workspace, create_repository
+from researcher.repository.repository import GitState, Workspace
 
 FILES = {"train.py": "A = 1\n", "prepare.py": "B = 1\n", "program.md": "Make it better.\n"}
 BRANCH = "overnight/test"

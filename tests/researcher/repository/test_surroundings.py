@@ -12,9 +12,10 @@ import pytest
 
 from researcher.errors import NotText, SubjectError
 from researcher.repository.commits import Planned
+from researcher.repository.creation import create_repository
 from researcher.repository.earlier_runs import free_tag
 from researcher.repository.publishing import UserRepository
-from researcher.repository.repository import GitState, Workspace, create_repository
+from researcher.repository.repository import GitState, Workspace
 from tests import ROOT
 from tests.researcher.repository.test_publishing import BRANCH, Own, git, made_by_a_user
 
@@ -25,7 +26,8 @@ USES_GIT = """\
 import sys
 from pathlib import Path
 from researcher.repository.commits import Planned
-from researcher.repository.repository import GitState, Workspace, create_repository
+from researcher.repository.creation import create_repository
+from researcher.repository.repository import GitState, Workspace
 path = Path(sys.argv[1])
 create_repository(path, {"train.py": "A = 1\\n", "prepare.py": "B = 1\\n"}, "The subject")
 workspace = Workspace(path)

@@ -20,6 +20,7 @@ from researcher.source.information_limit import EDIT, MOST_GROWTH, RUN, USER_CAP
 from researcher.source.proposal import Candidate, Proposal, ProposerName, WholeFile
 from researcher.source.validation import validate
 from tests import ROOT
+from trainer.jobs import BITS_PER_BYTE
 
 SUBJECT = (Path(trainer.__file__).parent / "subject" / "train.py").read_text()
 WORDS = [
@@ -114,7 +115,7 @@ class KeepsEverything:
         self.proposers.append(by)
 
     def run(self) -> SimpleNamespace:
-        return SimpleNamespace(incumbent=len(self.sources) - 1)
+        return SimpleNamespace(incumbent=len(self.sources) - 1, metric=BITS_PER_BYTE)
 
     def experiment(self, number: int) -> SimpleNamespace:
         return SimpleNamespace(id=number, parent=number - 1 if number else None, proposer=self.proposers[number])
