@@ -29,7 +29,7 @@ from researcher.llm.ollama_api import (
     unreachable,
 )
 from researcher.llm.ollama_memory import Residence
-from researcher.llm.stream import Stream, authorities, unicode, watched, whole_lines
+from researcher.llm.stream import Stream, tls_context, unicode, watched, whole_lines
 
 __all__ = ["OllamaClient", "OllamaSettings", "base_url"]
 
@@ -83,7 +83,9 @@ class OllamaClient:
     def check_available(self) -> None:
         """Check that Ollama answers and has the model. Raises LlmUnavailable with the next step otherwise."""
         try:
-            with httpx.Client(base_url=self.url, timeout=LOOK_S, trust_env=False, verify=authorities()) as client:
+            with httpx.Client(
+                base_url=self.url, timeout=LOOK_S, trust_env=False, verify=tls_context(self.url)
+            ) as client:
                 models = json_of(self.settings, client.get("/api/tags"))["models"]
                 found = any(same_model(model["name"], self.model) for model in models)
         except httpx.HTTPError as error:
@@ -118,7 +120,7 @@ class OllamaClient:
 
     def _connection(self) -> httpx.AsyncClient:
         limits = httpx.Timeout(None, connect=self.settings.connect_s, write=self.settings.connect_s)
-        return httpx.AsyncClient(base_url=self.url, timeout=limits, trust_env=False, verify=authorities())
+        return httpx.AsyncClient(base_url=self.url, timeout=limits, trust_env=False, verify=tls_context(self.url))
 
     async def _unload(self) -> None:
         try:

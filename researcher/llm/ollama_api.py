@@ -12,16 +12,20 @@ these are asked for the lowest level, and their reasoning is not part of the ans
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import httpx
 
 from researcher.errors import BadValue, LlmServerFault, LlmUnavailable, ModelMissing, PromptTooLong
 from researcher.llm.client import Think, billions_in
 from researcher.llm.stream import Deadlines, connection_fault, error_text, unquoted
+
+logger = logging.getLogger(__name__)
 
 LEVELS_ONLY = ("gptoss", "gpt-oss")  # families with the levels low, medium and high, but without `false`
 COUNTS_CACHED_SINCE = (0, 31)  # version 0.30 omits cached prompt tokens from its count
@@ -126,27 +130,38 @@ class OllamaSettings(Deadlines):
         return -1 if self.on_gpu else "30m"
 
 
+@cache
 def base_url(host: str) -> str:
     """Return the full address for a value of `OLLAMA_HOST`: `host`, `host:port`, `:port` or `http://host:port`.
 
-    Ollama itself also takes them in quotes, and its cloud's name without https. An address to listen on, such as
-    0.0.0.0, becomes this machine's. Raises BadValue for an invalid value.
+    It is read as Ollama itself reads it: also in quotes, its cloud's name without https, and an invalid port as the
+    default port, with a warning. An address to listen on, such as 0.0.0.0, becomes this machine's. Raises BadValue for
+    an invalid value.
     """
     text = unquoted(host) or _LOCAL
     text = f"https://{text}" if text.startswith(_CLOUD) else text
     has_scheme = "://" in text
     try:
         parts = urlsplit(text if has_scheme else f"http://{_bracketed(text)}")
-        port = parts.port
-        httpx.URL(parts.geturl())
+        name = parts.hostname or _LOCAL
+        httpx.URL(f"http://{_bracketed(name)}")
     except (ValueError, httpx.InvalidURL) as error:
         raise BadValue(f"OLLAMA_HOST is {host!r}: {error}", _EXAMPLE) from error
-    name = parts.hostname or ("" if port is None else _LOCAL)
-    if parts.scheme not in ("http", "https") or not name or re.search(r"[\s,;\"']", name):
+    standard = {"http": 80, "https": 443}.get(parts.scheme)
+    if standard is None or _bracketed(parts.netloc) != parts.netloc or re.search(r"[\s,;\"']", name):
         raise BadValue(f"OLLAMA_HOST is {host!r}, which names no server", _EXAMPLE)
     name = {"0.0.0.0": _LOCAL, "::": "::1"}.get(name, name)
-    standard = {"http": 80, "https": 443}[parts.scheme] if has_scheme else DEFAULT_PORT
-    return f"{parts.scheme}://{_bracketed(name)}:{port or standard}{parts.path.rstrip('/')}"
+    port = _port_of(parts, standard if has_scheme else DEFAULT_PORT)
+    return f"{parts.scheme}://{_bracketed(name)}:{port}{parts.path.rstrip('/')}"
+
+
+def _port_of(parts: SplitResult, standard: int) -> int:
+    try:
+        port = parts.port
+    except ValueError as error:
+        logger.warning("the port in OLLAMA_HOST is invalid (%s), so port %d is used, as Ollama does", error, standard)
+        return standard
+    return standard if port is None else port
 
 
 def _bracketed(name: str) -> str:

@@ -27,11 +27,11 @@ from researcher.llm.stream import (
     TOO_LONG,
     Deadlines,
     Stream,
-    authorities,
     connection_fault,
     error_message,
     error_text,
     retry_after_s,
+    tls_context,
     unicode,
     unquoted,
     usable,
@@ -280,11 +280,13 @@ class OpenAiClient:
         return text if key is None else text.replace(key, "***")
 
     def _polling_client(self) -> httpx.Client:
-        return httpx.Client(timeout=LOOK_S, trust_env=self._trust_env, verify=authorities())
+        return httpx.Client(timeout=LOOK_S, trust_env=self._trust_env, verify=tls_context(self.url))
 
     def _asking_client(self) -> httpx.AsyncClient:
         limits = httpx.Timeout(None, connect=self.settings.connect_s, write=self.settings.connect_s)
-        return httpx.AsyncClient(timeout=limits, trust_env=self._trust_env, verify=authorities(), limits=_NO_KEEPALIVE)
+        return httpx.AsyncClient(
+            timeout=limits, trust_env=self._trust_env, verify=tls_context(self.url), limits=_NO_KEEPALIVE
+        )
 
 
 @dataclass

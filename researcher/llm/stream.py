@@ -150,9 +150,17 @@ async def watched(work: Coroutine[Any, Any, T], stream: Stream, deadlines: Deadl
             await working
 
 
+def tls_context(url: str) -> ssl.SSLContext:
+    """Return the TLS context for a server. Raises LlmUnavailable if an https server's authorities cannot be read.
+
+    A plain http server needs no authority, so its context trusts none.
+    """
+    return authorities() if httpx.URL(url).scheme == "https" else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
 @cache
 def authorities() -> ssl.SSLContext:
-    """Return the TLS context, with the authorities that SSL_CERT_FILE or SSL_CERT_DIR name.
+    """Return the TLS context with the authorities that SSL_CERT_FILE or SSL_CERT_DIR name.
 
     It is created once, because creating it takes longer than a poll of the server. Raises LlmUnavailable if the
     authorities cannot be read.

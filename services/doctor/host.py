@@ -83,7 +83,7 @@ def git(facts: Environment) -> Finding:
 def packages(
     facts: Environment, installed_gpus: list[InstalledGpu], installed: Callable[[str], str] = version
 ) -> Finding:
-    """Test that torch is installed in this environment, in a build that can use the GPU."""
+    """Test that torch is installed in this environment, in a build that can use the GPU, and the shards' reader."""
     python = f"Python {sys.version.split()[0]} in {sys.prefix}"
     try:
         torch = installed("torch")
@@ -92,6 +92,12 @@ def packages(
     if installed_gpus and torch.endswith("+cpu"):
         fix = "reinstall torch from an index with CUDA builds, or overnight run --profile cpu"
         return fail("python", f"{python}, torch {torch}, which cannot use the GPU", fix)
+    try:
+        installed("pyarrow")
+    except PackageNotFoundError:
+        if installed_gpus:
+            found = f"{python}, torch {torch}, without pyarrow, which reads the shards of the GPU profiles"
+            return warn("python", found, installing("pyarrow", facts.root))
     return ok("python", f"{python}, torch {torch}")
 
 

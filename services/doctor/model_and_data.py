@@ -21,7 +21,7 @@ from researcher.llm.backends import LlmBackend, backend_named
 from researcher.llm.client import LlmOptions
 from researcher.llm.gpu_memory_split import placement_for
 from researcher.llm.ollama_api import base_url, same_model
-from researcher.llm.stream import authorities
+from researcher.llm.stream import tls_context
 from services.doctor.environment import Environment
 from services.doctor.finding import Finding, fail, ok, skip, warn
 from services.stack.compose import Stack, StackError
@@ -59,7 +59,7 @@ def model_here(facts: Environment, profile: str) -> Finding:
         return fail("model", error.found, error.next_step)
     wanted = facts.environment.get("MODEL") or placement_for(profile).model
     try:
-        answer = httpx.get(f"{url}/api/tags", timeout=_ANSWER_S, trust_env=False, verify=authorities())
+        answer = httpx.get(f"{url}/api/tags", timeout=_ANSWER_S, trust_env=False, verify=tls_context(url))
         answer.raise_for_status()
         names = {str(model["name"]) for model in answer.json()["models"]}
     except LlmUnavailable as error:

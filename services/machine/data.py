@@ -7,7 +7,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from trainer.data import Manifest, PreparationStep, prepare
+from services.machine.installation import PackageMissing, installing
+from trainer.data import Manifest, PreparationStep, ReaderMissing, prepare
 from trainer.jobs import Profile
 
 
@@ -15,7 +16,7 @@ def prepare_data(
     profile: Profile, folder: Path, text: Path | None, console: Console, unseen: Path | None = None
 ) -> Manifest:
     """Download and prepare a profile's text into `folder`; existing data are only checked. `unseen` is a folder of
-    private files for the unseen slice. Raises DataError."""
+    private files for the unseen slice. Raises DataError, and PackageMissing without the reader of the text."""
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=False) as progress:
         bars: dict[str, TaskID] = {}
@@ -27,4 +28,7 @@ def prepare_data(
             if step.note:
                 progress.console.print(step.note, soft_wrap=True, highlight=False)
 
-        return prepare(profile, folder, text=text, unseen=unseen, report=report)
+        try:
+            return prepare(profile, folder, text=text, unseen=unseen, report=report)
+        except ReaderMissing as error:
+            raise PackageMissing(str(error), f"install it: {installing('pyarrow')}") from error

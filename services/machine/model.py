@@ -28,7 +28,7 @@ from researcher.llm.backends import backend_named
 from researcher.llm.gpu_memory_split import placement_for
 from researcher.llm.ollama import OllamaClient
 from researcher.llm.ollama_api import OllamaSettings, base_url, unreachable
-from researcher.llm.stream import authorities, error_text
+from researcher.llm.stream import error_text, tls_context
 
 SILENCE_S = 300.0  # while Ollama verifies a layer of many GiB, it sends nothing
 SUCCESS = "success"
@@ -117,7 +117,9 @@ def _steps(wanted: OllamaSettings) -> Iterator[Step]:
     status = ""
     try:
         with (
-            httpx.Client(base_url=wanted.url, timeout=limits, trust_env=False, verify=authorities()) as client,
+            httpx.Client(
+                base_url=wanted.url, timeout=limits, trust_env=False, verify=tls_context(wanted.url)
+            ) as client,
             client.stream("POST", "/api/pull", json={"model": wanted.model, "stream": True}) as response,
         ):
             if response.status_code != httpx.codes.OK:

@@ -21,7 +21,7 @@ from researcher.llm.stream import authorities
 from services.machine.model import pull_model
 from tests.doubles.ollama_pulls import Library
 from tests.doubles.ollama_server import listening, ollama_double
-from tests.doubles.openai_server import OpenAiDouble, spoken
+from tests.doubles.openai_server import OpenAiDouble, openai_double, spoken
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
 
@@ -117,3 +117,22 @@ def test_authority_that_cannot_be_read_is_named_and_no_fault_of_the_program(
             client.check_available()
         with pytest.raises(LlmUnavailable, match="SSL_CERT_FILE names cannot be used"):
             client.chat(QUESTION, lambda: None)
+
+
+@pytest.mark.parametrize("content", [None, "no certificate"])
+def test_authority_that_cannot_be_read_matters_to_no_server_behind_plain_http(
+    content: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "authority.pem"
+    if content is not None:
+        file.write_text(content)
+    monkeypatch.setenv("SSL_CERT_FILE", str(file))
+
+    with ollama_double(["yes"], kind=Library) as server:
+        wanted = OllamaSettings(server.url, "small", num_ctx=512)
+        pull_model(wanted, Console(file=io.StringIO()))
+        assert OllamaClient(wanted).chat(QUESTION, lambda: None).text == "yes"
+    with openai_double(spoken("yes")) as endpoint:
+        client = OpenAiClient(OpenAiSettings(endpoint.url, "small"))
+        client.check_available()
+        assert client.chat(QUESTION, lambda: None).text == "yes"

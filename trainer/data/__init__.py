@@ -8,7 +8,7 @@ the errors. `task_data` holds a user's own task instead of a text.
 """
 
 from trainer.data.documents import PreparationStep, Report, Slice, Split
-from trainer.data.errors import DataError, FolderTaken, NotPrepared, SourceAway, TextUnusable
+from trainer.data.errors import DataError, FolderTaken, NotPrepared, ReaderMissing, SourceAway, TextUnusable
 from trainer.data.generated import upgrade
 from trainer.data.manifest import BOS, MANIFEST, ROWS, TOKEN_BYTES, TOKENIZER, Manifest, read_manifest, verify
 from trainer.data.preparation import prepare
@@ -24,6 +24,7 @@ __all__ = [
     "Manifest",
     "NotPrepared",
     "PreparationStep",
+    "ReaderMissing",
     "Report",
     "Slice",
     "SourceAway",

@@ -3,6 +3,7 @@
 DataError
 ├── SourceAway      a package or a shard cannot be fetched
 ├── TextUnusable    a text exists but cannot be used
+├── ReaderMissing   the package that reads the text is not installed
 ├── FolderTaken     the folder holds other data, or another process is preparing it
 └── NotPrepared     the folder holds no finished data, or the data are damaged
 """
@@ -18,6 +19,10 @@ class SourceAway(DataError):
 
 class TextUnusable(DataError):
     """Raised when a text exists but cannot be used: wrong hash, not UTF-8, too small, no `text` column."""
+
+
+class ReaderMissing(DataError):
+    """Raised when the package that reads the text is not installed."""
 
 
 class FolderTaken(DataError):

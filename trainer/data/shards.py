@@ -15,7 +15,7 @@ from typing import Any
 
 from trainer.data.documents import PreparationStep, Report, Split
 from trainer.data.download import download
-from trainer.data.errors import DataError, TextUnusable
+from trainer.data.errors import DataError, ReaderMissing, TextUnusable
 
 BASE_URL = "https://huggingface.co/datasets/karpathy/climbmix-400b-shuffle/resolve/main"
 BASE_URL_KEY = "OVERNIGHT_SHARDS_URL"
@@ -51,7 +51,8 @@ class Climbmix:
         return f"shards 0..{self.train_shards - 1} to train on; shard {PINNED_SHARD}: validation and held out in turn"
 
     def fetch(self, report: Report) -> None:
-        """Download missing shards."""
+        """Download missing shards. Raises ReaderMissing before the first one if nothing could read them."""
+        _arrow("pyarrow")
         names = [shard_name(number) for number in (PINNED_SHARD, *range(self.train_shards))]
         for place, name in enumerate(names, 1):
             stage = f"download {place} of {len(names)}"
@@ -130,4 +131,4 @@ def _arrow(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        raise DataError("reading the shards needs pyarrow; install overnight with its extra `trainer`") from error
+        raise ReaderMissing("the shards of the GPU profiles need pyarrow, which is not installed") from error

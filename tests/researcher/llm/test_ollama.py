@@ -486,6 +486,8 @@ def test_availability_check_at_something_else_says_so() -> None:
         ("[::]:8080", "http://[::1]:8080"),
         ("ollama.com", "https://ollama.com:443"),
         ("fe80::1%eth0", "http://[fe80::1%eth0]:11434"),
+        (":0", "http://127.0.0.1:0"),
+        ("http://", "http://127.0.0.1:80"),
     ],
 )
 def test_host_is_read_as_users_write_it(host: str, url: str) -> None:
@@ -493,8 +495,26 @@ def test_host_is_read_as_users_write_it(host: str, url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "host", ["host:port", "host:99999999", "ftp://host", "http://", "a b:1", "http://[::1", ":", 'a"b']
+    ("host", "url"),
+    [
+        (":66000", "http://127.0.0.1:11434"),
+        (":-1", "http://127.0.0.1:11434"),
+        ("gpu:port", "http://gpu:11434"),
+        ("http://gpu:99999999", "http://gpu:80"),
+        ("https://gpu:port/api-root", "https://gpu:443/api-root"),
+        ("[::1]:66000", "http://[::1]:11434"),
+    ],
 )
+def test_an_invalid_port_is_the_default_port_with_a_warning_as_ollama_has_it(
+    host: str, url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    base_url.cache_clear()
+
+    assert base_url(host) == base_url(host) == url
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+@pytest.mark.parametrize("host", ["ftp://host", "a b:1", "http://[::1", "h:1:2", "http://h:1:2", 'a"b', "user:key@h:1"])
 def test_address_that_is_none_stops_the_start_with_an_example(host: str) -> None:
     with pytest.raises(ValueError, match=r"OLLAMA_HOST is .* write for example http://127\.0\.0\.1:11434"):
         OllamaClient(OllamaSettings(host, MODEL))

@@ -33,6 +33,7 @@ from services.doctor.report import without_secrets
 from services.doctor.subject import in_containers
 from services.machine.gpu_env import KEYS
 from services.machine.gpus import Gpu, GpuFault, InstalledGpu
+from services.machine.installation import installing
 from services.machine.state import CHOICES_FILE, State
 from tests import ROOT
 from tests.doubles.ollama_server import ollama_double
@@ -787,6 +788,17 @@ def test_environment_without_torch_or_with_one_that_cannot_use_the_gpu_is_refuse
     assert packages(well, [], lambda _: "2.13.0+cpu").severity is Severity.OK
     assert packages(well, [H100], lambda _: "2.13.0+cpu").severity is Severity.FAIL
     assert packages(well, [H100], lambda _: "2.13.0").severity is Severity.OK
+
+
+def without_pyarrow(name: str) -> str:
+    return without_torch(name) if name == "pyarrow" else "2.13.0"
+
+
+def test_only_a_gpu_needs_the_package_that_reads_shards(well: Environment) -> None:
+    missing = packages(well, [H100], without_pyarrow)
+
+    assert (missing.severity, missing.fix) == (Severity.WARN, installing("pyarrow", well.root))
+    assert packages(well, [], without_pyarrow).severity is Severity.OK
 
 
 @pytest.mark.parametrize(

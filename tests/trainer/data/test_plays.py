@@ -102,6 +102,8 @@ def test_the_cpu_profile_gets_rows_enough_to_score_and_a_manifest_that_is_true(p
     assert manifest.rows["heldout"] >= budget.heldout_rows
     assert stat.S_IMODE(os.stat(folder / "private").st_mode) == 0o700
     assert {stage.name for stage in prepared_plays.stages} >= {"download", "tokenizer", "pack train", "ready"}
+    last = {stage.name: (stage.done, stage.total) for stage in prepared_plays.stages}
+    assert [name for name, (done, total) in last.items() if done != total] == []
 
 
 def test_rows_hold_the_bytes_of_the_scenes_but_for_the_named_rest(prepared_plays: Prepared) -> None:

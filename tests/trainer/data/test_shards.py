@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from tests.trainer.data.conftest import (
     story,
     write_shard,
 )
-from trainer.data import DataError, PreparationStep, SourceAway, TextUnusable, prepare
+from trainer.data import DataError, PreparationStep, ReaderMissing, SourceAway, TextUnusable, prepare
 from trainer.data.download import download
 from trainer.data.shards import Climbmix, shard_name
 from trainer.jobs import Profile
@@ -165,6 +166,17 @@ def test_an_error_page_instead_of_a_shard_is_told_and_not_kept(shard_folder: Pat
         text.fetch(lambda stage: None)
 
     assert not (tmp_path / shard_name(0)).exists()
+
+
+def test_without_the_package_that_reads_shards_none_is_downloaded(
+    shard_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+
+    with pytest.raises(ReaderMissing, match="pyarrow"):
+        Climbmix(tmp_path / "data", str(shard_folder)).fetch(lambda stage: None)
+
+    assert not (tmp_path / "data").exists()
 
 
 def test_a_damaged_shard_and_one_without_text_name_the_file(shard_folder: Path, tmp_path: Path) -> None:
