@@ -196,7 +196,7 @@ def missing(settings: OllamaSettings) -> ModelMissing:
 def unreachable(settings: OllamaSettings, error: httpx.HTTPError) -> LlmUnavailable:
     """Return the error for a server that does not answer."""
     what = connection_fault(error)
-    return LlmUnavailable(f"nothing usable answers at {settings.url} ({what}); is Ollama running there?")
+    return LlmUnavailable(f"nothing usable answers at {settings.url} ({what}); Ollama may not be running there")
 
 
 def not_ollama(settings: OllamaSettings, error: Exception) -> LlmUnavailable:

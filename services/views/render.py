@@ -24,6 +24,7 @@ from researcher.report.view import LiveStatus, Row, RunReport, headline, tally_t
 from trainer.jobs import BITS_PER_BYTE, Status, StatusKind, WorkerStatus
 
 ROWS = 10
+LABEL = 10  # columns
 STYLES = {"keep": "green", "discard": "dim", "crash": "red", "rejected": "yellow", "unanswered": "yellow"}
 LABELS = {"llm": "LLM", "dry_runs": "dry runs", "subject": "git"}
 PAUSING = "pausing after this trial; `overnight resume` goes on"
@@ -50,15 +51,25 @@ def draw(scene: Scene) -> RenderableType:
     if report.unreadable is not None:
         parts.append(Text(report.unreadable, style="yellow"))
     if run_report is not None:
-        parts += [*_standing(report, run_report), *(figures(report, run_report) if scene.verbose else [])]
+        parts += [_hung(line) for line in _standing(report, run_report)]
+        parts += figures(report, run_report) if scene.verbose else []
         parts += [*_last(run_report), *_requests(run_report)]
-    parts += [Text(f"no range  {name}: {fault}", style="yellow") for name, fault in report.range_faults.items()]
+    parts += [_hung(Text(f"no range  {name}: {fault}", style="yellow")) for name, fault in report.range_faults.items()]
     if report.live is not None:
-        parts += [_worker(worker) for worker in report.live.workers]
+        parts += [_hung(_worker(worker)) for worker in report.live.workers]
         parts += [Text(line, style="yellow") for line in _notes(report.live)]
     if scene.foot:
         parts.append(Text(scene.foot, style="dim"))
     return Panel(Group(*parts), title=title, title_align="left")
+
+
+def _hung(line: Text) -> Table:
+    """Return a line as a label and its text, so that a narrow terminal continues the text below itself."""
+    table = Table.grid()
+    table.add_column(width=LABEL, no_wrap=True)
+    table.add_column()
+    table.add_row(*line.divide([LABEL]))
+    return table
 
 
 def _now(report: Report) -> RenderableType:
@@ -125,7 +136,8 @@ def standing_lines(report: Report, run_report: RunReport) -> Iterator[str]:
     if report.times is not None:
         yield f"time      {times_text(report.times, goes_on=report.goes_on)}"
     goal = run_report.run.goal.experiments
-    counts = f"{run_report.measured}{'' if goal is None else f' of {goal}'}: {tally_text(run_report)}"
+    number = f"{run_report.measured}{'' if goal is None else f' of {goal}'}"
+    counts = f"{number} experiment{'' if number == '1' else 's'}: {tally_text(run_report)}"
     each = "" if run_report.seconds_each is None else f", {span_text(run_report.seconds_each)} each"
     yield f"measured  {counts}{each}"
     if run_report.cost.money is not None:
@@ -171,7 +183,7 @@ def figures(report: Report, run_report: RunReport) -> list[RenderableType]:
     if rolled_back is not None and (head := run_report.row(rolled_back.head)) is not None:
         lines.append(f"fell      experiment {head.experiment.number}: {rolled_back.reason}")
     lines.append(f"cost      {cost_text(run_report)}")
-    return [Text("\n".join(lines)), *([proposers_table(report.rates)] if report.rates else [])]
+    return [*(_hung(Text(line)) for line in lines), *([proposers_table(report.rates)] if report.rates else [])]
 
 
 def gain_text(report: RunReport) -> str:
@@ -305,7 +317,7 @@ def proposers_table(rates: Sequence[Rates]) -> Table:
 
 def _requests(report: RunReport) -> list[RenderableType]:
     first_lines = [(request.kind, request.body.partition("\n")[0][:100]) for request in waiting(report)]
-    return [Text(f"waits     {kind}: {line}" if line else f"waits     {kind}") for kind, line in first_lines]
+    return [_hung(Text(f"waits     {kind}: {line}" if line else f"waits     {kind}")) for kind, line in first_lines]
 
 
 def _number(value: float | None) -> str:

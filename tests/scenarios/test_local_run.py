@@ -53,7 +53,7 @@ class LocalRun:
             )
         return self._process
 
-    def publish_status(self, *arguments: str) -> str:
+    def overnight(self, *arguments: str) -> str:
         """What another `overnight` command prints."""
         done = subprocess.run(
             [sys.executable, "-m", "services.cli", *arguments, "--state", str(self.state)],
@@ -164,16 +164,16 @@ def test_a_run_survives_the_death_of_its_worker_its_researcher_its_server_and_of
     assert not repository.is_dirty()
     repository.close()
     assert (local_run.state / "subject" / "progress.png").read_bytes().startswith(b"\x89PNG")
-    assert "measured  3 of 3: " in local_run.output.read_text()
+    assert "measured  3 of 3 experiments: " in local_run.output.read_text()
     for command, expected in {
-        "status": "measured  3 of 3:",
+        "status": "measured  3 of 3 experiments:",
         "log 0": "rows asked again of a fresh process: ",
         "log": "baseline",
         "log 1": "step 00000",
         "best": "val_bpb",
         f"export --to {local_run.state.parent / 'out'}": "written to",
     }.items():
-        assert expected in local_run.publish_status(*command.split()), command
+        assert expected in local_run.overnight(*command.split()), command
     assert {path.name for path in (local_run.state.parent / "out").iterdir()} == {
         "results.tsv",
         "results.json",
@@ -229,17 +229,17 @@ def test_llm_edits_ideas_files_and_controls_run_the_same_path_while_a_trial_runs
         process = local_run.start("--ollama-host", llm.url, "--model", llm.model, "--proposer", "llm")
         local_run.wait_until(trials(2))
 
-        assert "taken in" in local_run.publish_status("idea", "raise the matrix learning rate")
-        assert "pausing" in local_run.publish_status("pause")
+        assert "taken in" in local_run.overnight("idea", "raise the matrix learning rate")
+        assert "pausing" in local_run.overnight("pause")
         mine = tmp_path / "mine.py"
         local_run.wait_until(lambda history: history.measured_count() == 0 and bool(history.run()))
         source = (local_run.state / "subject" / "train.py").read_text()
         mine.write_text(source.replace("SCALAR_LR = 0.5", "SCALAR_LR = 0.4"))
-        assert "runs next" in local_run.publish_status("submit", str(mine))
-        assert "going on" in local_run.publish_status("resume")
-        assert "a run is going on" in local_run.publish_status("trial", str(mine))
+        assert "runs next" in local_run.overnight("submit", str(mine))
+        assert "going on" in local_run.overnight("resume")
+        assert "a run is going on" in local_run.overnight("trial", str(mine))
         local_run.wait_until(lambda history: history.measured_count() >= 2)
-        assert "stopping" in local_run.publish_status("stop")
+        assert "stopping" in local_run.overnight("stop")
 
     assert process.wait(40) == 0, local_run.output.read_text()[-4000:]
     local_run.wait_for_silence()
@@ -258,17 +258,17 @@ def test_a_second_run_on_the_same_state_is_refused_with_the_holders_pid(local_ru
     process = local_run.start()
     local_run.wait_until(trials(1))
 
-    said = local_run.publish_status("run", "--profile", "cpu", "--budget", "0.5")
+    said = local_run.overnight("run", "--profile", "cpu", "--budget", "0.5")
 
     assert f"pid {process.pid}" in said
 
 
 def test_a_single_trial_is_scored_and_its_log_is_kept(local_run: LocalRun, tmp_path: Path) -> None:
-    local_run.publish_status("prepare", "--profile", "cpu", "--text", str(local_run.text))
+    local_run.overnight("prepare", "--profile", "cpu", "--text", str(local_run.text))
     mine = tmp_path / "train.py"
     mine.write_text("from prepare import *\nraise SystemExit('not today')\n")
 
-    said = local_run.publish_status("trial", str(mine))
+    said = local_run.overnight("trial", str(mine))
 
     assert "crashed" in said
     assert "not today" in said
@@ -289,4 +289,4 @@ def test_a_run_continues_with_its_llm_in_another_shell_and_says_so(local_run: Lo
         local_run.end()
 
     assert "EXPERIMENTS was 8, and is 9 now" in local_run.output.read_text()
-    assert f"OPENAI_BASE_URL={server.url}" in local_run.publish_status("status")
+    assert f"OPENAI_BASE_URL={server.url}" in local_run.overnight("status")

@@ -105,7 +105,7 @@ def test_where_no_ollama_answers_nothing_is_pulled() -> None:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{bound.getsockname()[1]}"
-        with pytest.raises(LlmUnavailable, match="is Ollama running there"):
+        with pytest.raises(LlmUnavailable, match="Ollama may not be running there"):
             pull_model(OllamaSettings(url, MODEL), Console(file=io.StringIO()))
 
 

@@ -31,8 +31,8 @@ AT = 1_000_000.0
 AWAY = {"llm": "none: away", "dry_runs": "none: no dry-run worker runs"}
 
 
-def seen(scene: Scene) -> str:
-    console = Console(width=160, file=io.StringIO(), record=True)
+def seen(scene: Scene, width: int = 160) -> str:
+    console = Console(width=width, file=io.StringIO(), record=True)
     console.print(draw(scene))
     return console.export_text()
 
@@ -87,7 +87,7 @@ def test_it_shows_the_running_trial_the_best_the_counts_and_what_is_to_go(tmp_pa
         "timed · step 40 · loss 4.2500",
         "result    Perhaps 6.1 % better than the start, not yet measured again (2 tried)",
         "best      experiment 1 (provisional): wider",
-        "measured  2 of 12: 1 kept, 0 discarded, 1 crashed",
+        "measured  2 of 12 experiments: 1 kept, 0 discarded, 1 crashed",
         "baseline  1.810000, mean of 2 seeds",
         "best      1.700000, mean of 1 seed",
         "+0.110000 over the baseline's mean, not measured again",
@@ -96,6 +96,17 @@ def test_it_shows_the_running_trial_the_best_the_counts_and_what_is_to_go(tmp_pa
         "the foot",
     ):
         assert expected in text, expected
+
+
+def test_a_narrow_terminal_continues_a_line_below_its_text(tmp_path: Path) -> None:
+    story = Story(tmp_path)
+    story.baseline(1.80, 1.82)
+    story.try_out("wider", 1.70, Decision.KEEP)
+    text = seen(Scene(Report(story.report()), verbose=True), width=40)
+    story.journal.close()
+
+    assert "│ result    Perhaps 6.1 % better than  │\n│           the start, not yet         │\n" in text
+    assert "│ gain      none confirmed, +0.110000  │\n│           over the baseline's mean,  │\n" in text
 
 
 def test_a_run_that_has_ended_says_why_also_when_nothing_runs_any_more(tmp_path: Path) -> None:
