@@ -26,7 +26,7 @@ from researcher.decision.lost_trials import (
 )
 from researcher.decision.machine_speed import REFERENCE_TRIALS, REPEATS_LIMIT, judged_all_the_same, machine_differed
 from researcher.decision.rules import CLAIM_HOURS, CrashReset, Rule, pooled_sigma
-from researcher.decision.setup_time import with_setup
+from researcher.decision.setup_time import with_setup, with_warmup
 from researcher.errors import ModelNotUnloaded
 from researcher.journal.reader import JournalReader
 from researcher.journal.records import Experiment, Goal, Pause, PauseCause, Run, Trial
@@ -34,7 +34,7 @@ from researcher.journal.writer import Journal
 from researcher.proposers.proposers import Proposers
 from researcher.queues.trials import Absent, JobFault, TrialQueue, Waiting
 from researcher.repository.repository import Workspace
-from trainer.jobs import Kind, Outcome, Profile, TrialResult, TrialSpec, files_digest, trial_id
+from trainer.jobs import Budget, Kind, Outcome, Profile, Timing, TrialResult, TrialSpec, files_digest, trial_id
 
 logger = logging.getLogger(__name__)
 
@@ -136,20 +136,32 @@ class RunContext:
             files_sha256=files_digest(files),
             data_sha256=run.data_sha256,
             seed=trial.seed,
-            budget=with_setup(self.profile.budget, self._baseline_setups()),
+            budget=self._budget(),
             caps=self.profile.caps,
             score_to_beat=trial.score_to_beat,
             repeat=trial.repeats,
+            shares_compiled=trial.kind is Kind.BASELINE
+            and trial.number == 0
+            and self.workspace.is_of_users(run.base_commit),
         )
 
-    def _baseline_setups(self) -> list[float] | None:
-        """Return the set-up times of the baseline's own trials, or None until all of them are measured."""
+    def _budget(self) -> Budget:
+        """Return the budget with the set-up and the warm-up that follow from the baseline's own trials."""
+        timings = self._baseline_timings()
+        if timings is None:
+            return with_warmup(with_setup(self.profile.budget, None), None)
+        setups = [timing.setup for timing in timings if timing.setup is not None]
+        warmups = [timing.warmup_s for timing in timings if timing.warmup_s is not None]
+        return with_warmup(with_setup(self.profile.budget, setups), warmups)
+
+    def _baseline_timings(self) -> list[Timing] | None:
+        """Return the times of the baseline's own trials, or None until all of them are measured."""
         baseline = self.journal.numbered(0)
         if baseline.decision is None:
             return None
         own = [trial for trial in self.journal.trials(experiment=baseline.id) if trial.kind is Kind.BASELINE]
         timings = [result.timing for trial in own if (result := self.journal.result(trial.id)) is not None]
-        return [timing.setup for timing in timings if timing is not None and timing.setup is not None]
+        return [timing for timing in timings if timing is not None]
 
     def incumbent_commit(self) -> str:
         """Return the parent commit of a candidate: the incumbent's, or the subject's until the baseline is measured."""

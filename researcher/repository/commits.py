@@ -17,7 +17,7 @@ from researcher.errors import SubjectDamaged, SubjectError
 from researcher.files import sync
 from researcher.journal.reader import JournalReader
 from researcher.journal.records import Experiment, Run
-from researcher.repository.git_command import IDENTITY
+from researcher.repository.git_command import IDENTITY, git_output
 
 EDITABLE = "train.py"
 _SHA_BYTES = 20
@@ -53,6 +53,15 @@ def planned(history: JournalReader, run: Run, experiment: Experiment) -> Planned
         f"Proposer: {experiment.proposer}\n",
         at=experiment.proposed_at,
     )
+
+
+def has_change_of_a_run(path: Path, commit: str, script: str) -> bool:
+    """Return whether a commit's history contains a change of the script that a run made; True if git cannot tell.
+
+    Such a change may be a model's. A history that users squashed does not show it.
+    """
+    by_run = (f"--author=<{IDENTITY.email}>", "--grep=^Proposer: ", "--format=%H", "--max-count=1")
+    return git_output(path, "log", *by_run, commit, "--", script) != ""
 
 
 def make_commit(repository: git.Repo, plan: Planned, expected: str | None = None, *, script: str = EDITABLE) -> str:

@@ -22,7 +22,7 @@ from researcher.errors import NotText, SubjectDamaged, SubjectError
 from researcher.files import read_text, text_of, write_whole
 from researcher.journal.database import SUBJECT_LOCK
 from researcher.journal.records import Run
-from researcher.repository.commits import EDITABLE, Planned, make_commit
+from researcher.repository.commits import EDITABLE, Planned, has_change_of_a_run, make_commit
 from researcher.repository.earlier_runs import checked_out, record_kept
 from researcher.repository.git_command import (
     GitFailed,
@@ -255,6 +255,10 @@ class Workspace:
     def keep_small(self, branch: str) -> None:
         """Pack objects and refs if many are loose. Call it between two experiments, when nothing waits for git."""
         self._packer.pack_if_due(branch)
+
+    def is_of_users(self, commit: str) -> bool:
+        """Return whether no run has changed the script in a commit's history."""
+        return not has_change_of_a_run(self.path, commit, self.script)
 
     def inspect(self) -> str:
         """Describe a failed push, a repaired damage or a restored journal as text; "" if there is none.

@@ -71,7 +71,9 @@ _ATTRIBUTES = {
     Denied.FILES: "read_text read_bytes write_text write_bytes unlink tofile symlink_to hardlink_to",
 }
 _DENIED_ATTRIBUTES = {name: why for why, names in _ATTRIBUTES.items() for name in names.split()}
-_FIXED = {"evaluate_bpb", "get_token_bytes", "progress", "make_dataloader", "Tokenizer", "TIME_BUDGET"}  # of prepare
+_FIXED = {
+    "evaluate_bpb", "get_token_bytes", "make_dataloader", "progress", "Tokenizer", "TIME_BUDGET", "warm_evaluation",
+}  # of prepare  # fmt: skip
 _OF_CLOCK = ("progress", "TIME_BUDGET")
 _PACKAGES = sys.stdlib_module_names | {"torch", "numpy", "triton", "prepare"}  # triton comes with torch for CUDA
 _BUILTINS = {"open", "exec", "eval", "compile", "__import__", "__builtins__", "getattr", "setattr", "vars", "globals"}

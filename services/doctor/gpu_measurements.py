@@ -128,6 +128,7 @@ class Recorder:
             "make_dataloader": self._batches,
             "peak_flops": lambda _: None,
             "progress": self._progress,
+            "warm_evaluation": self._warm,
         }
         vars(prepare).update(contents)
         return prepare
@@ -167,6 +168,13 @@ class Recorder:
 
     def _packed(self, rows: int, context: int) -> npt.NDArray[np.int64]:
         return np.resize(self._text, (rows, context + 1))
+
+    def _warm(self, model: Any, *_: object) -> None:
+        layout = Layout.fitting(self._context, self._vocab, self._rows)
+        model.eval()
+        with torch.no_grad():
+            model(torch.zeros(layout.rows, self._context, dtype=torch.int64, device=_DEVICE))
+        model.train()
 
     def _score(self, model: Any, *_: object) -> float:
         layout = Layout.fitting(self._context, self._vocab, self._rows)

@@ -64,6 +64,21 @@ class LogitsServer:
                 self._bpb = self._serve(torch, model)
         return self._bpb
 
+    def warm(self, model: Any, *_: object, **__: object) -> None:
+        """Compute the logits of rows without content, so that a compiler has compiled the evaluation before it counts.
+
+        A script calls this in its uncounted steps. Afterwards the model trains as before.
+        """
+        import torch  # noqa: PLC0415
+
+        shape, trained = (self._layout.rows, self._layout.context), getattr(model, "training", False)
+        if callable(getattr(model, "eval", None)):
+            model.eval()
+        with torch.no_grad():
+            model(torch.zeros(shape, dtype=torch.int64, device=_device_of(torch, model)))
+        if trained:
+            model.train()
+
     def _serve(self, torch: Any, model: Any) -> float:
         layout = self._layout
         inputs = mmap.mmap(self._inputs_fd, BUFFERS * layout.input_bytes, prot=mmap.PROT_READ | mmap.PROT_WRITE)

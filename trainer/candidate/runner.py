@@ -160,6 +160,7 @@ def _run_replica(orders: RunnerOrders, server: LogitsServer, budget_clock: Budge
 def _run(orders: RunnerOrders, server: LogitsServer, budget_clock: BudgetClock) -> None:
     def put_ours(prepare: Any) -> None:
         prepare.evaluate_bpb = server.evaluate_bpb
+        prepare.warm_evaluation = server.warm
         prepare.progress = budget_clock.progress
         prepare.make_dataloader = _marking(prepare.make_dataloader, budget_clock, orders)
         if orders.clock != "steps":

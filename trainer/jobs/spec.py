@@ -105,7 +105,8 @@ class TrialSpec:
     """One trial. `files` maps names relative to the subject's root to their text; `train.py` is run.
 
     `repeat` counts the measurements of this trial that were set aside, so that the next one has another digest. An
-    attempt after a lost one has the same digest, so a stored result answers both.
+    attempt after a lost one has the same digest, so a stored result answers both. Later trials start with the compiled
+    code of a trial that `shares_compiled`: the first one of a baseline whose script no model wrote.
     """
 
     id: str
@@ -119,12 +120,15 @@ class TrialSpec:
     caps: Caps
     score_to_beat: float | None = None
     repeat: int = 0
+    shares_compiled: bool = False
 
     def __post_init__(self) -> None:
         if not _TRIAL_ID.fullmatch(self.id):
             raise ValueError(f"trial id {self.id!r} is not <experiment>-t<n>-a<attempt>")
         if self.files_sha256 != files_digest(self.files):
             raise ValueError(f"files of trial {self.id} do not match their digest {self.files_sha256[:12]}")
+        if self.shares_compiled and not (self.kind is Kind.BASELINE and self.is_first_of_its_code):
+            raise ValueError(f"trial {self.id} is not the baseline's first, so it must not share its compiled code")
         require_source(self.files, f"trial {self.id}")
 
     @property
@@ -141,8 +145,8 @@ class TrialSpec:
 
     @property
     def digest(self) -> str:
-        """The name of the work: a hash of all fields except the id, which contains the attempt."""
-        work = {name: value for name, value in self.to_json().items() if name != "id"}
+        """The name of the work: a hash of all fields but the id, which contains the attempt, and `shares_compiled`."""
+        work = {name: value for name, value in self.to_json().items() if name not in ("id", "shares_compiled")}
         return hashlib.sha256(json.dumps(work, sort_keys=True).encode()).hexdigest()
 
     def to_json(self) -> dict[str, Any]:

@@ -46,7 +46,8 @@ def main() -> None:
     deadline = time.monotonic() + orders["wall_limit_s"]
     failed_read, failed_write = os.pipe()  # `execve` closes both ends
     candidate = _start(orders, failed_write)
-    for fd in (*orders["keep_fds"], orders["log_fd"], failed_write):
+    caches = () if orders["caches_fd"] is None else (orders["caches_fd"],)
+    for fd in (*orders["keep_fds"], *caches, orders["log_fd"], failed_write):
         os.close(fd)
     status, ended_by = _wait(candidate, deadline)
     reaped = kill_tree()

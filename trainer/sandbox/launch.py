@@ -69,7 +69,8 @@ class User:
 
 
 class Orders(TypedDict):
-    """The guardian's orders, which it reads from stdin. `keep_fds` stay open in the candidate.
+    """The guardian's orders, which it reads from stdin. `keep_fds` stay open in the candidate. `caches_fd` is closed
+    once its content is unpacked.
 
     They are in marshal's format: both ends are the same interpreter, and importing json would take the guardian 25 ms.
     """
@@ -83,6 +84,7 @@ class Orders(TypedDict):
     own_root: bool
     log_fd: int
     keep_fds: list[int]
+    caches_fd: int | None
     wall_limit_s: float
     file_mib: int
     processes: int
@@ -130,6 +132,7 @@ class Launch:
 
     `orders` is the JSON argument of `module`, such as the runner or the probe. `env` is added to the usual environment.
     `user` is None for the trainer's own. `processes` limits the processes of another user, with room for threads.
+    `caches` is a file of packed caches to begin with, or None.
     """
 
     folder: Path
@@ -142,6 +145,7 @@ class Launch:
     processes: int
     grants: list[Grant]
     user: User | None = None
+    caches: Path | None = None
     module: str = "trainer.candidate.runner"
 
 
@@ -157,6 +161,7 @@ class GuardedProcess:
     def start(cls, launch: Launch) -> GuardedProcess:
         """Start the guardian and send its orders. The candidate's process creates the work folder."""
         own_root = can_own_root()
+        caches_fd = None if launch.caches is None else os.open(launch.caches, os.O_RDONLY | os.O_CLOEXEC)
         log_read, log_write = os.pipe()
         fcntl.fcntl(log_write, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         orders = Orders(
@@ -169,21 +174,24 @@ class GuardedProcess:
             own_root=own_root,
             log_fd=log_write,
             keep_fds=list(launch.keep_fds),
+            caches_fd=caches_fd,
             wall_limit_s=launch.wall_limit_s,
             file_mib=launch.file_mib,
             processes=launch.processes,
         )
+        passed = () if caches_fd is None else (caches_fd,)
         process = subprocess.Popen(
             isolated_command("trainer.sandbox.guardian", str(os.getpid())),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log_write,
             env={GUARDIAN: str(launch.folder)},
-            pass_fds=(log_write, *launch.keep_fds),
+            pass_fds=(log_write, *launch.keep_fds, *passed),
             start_new_session=True,
             cwd="/",
         )
-        os.close(log_write)
+        for fd in (log_write, *passed):
+            os.close(fd)
         assert process.stdin is not None
         assert process.stdout is not None
         with process.stdin as stdin:
@@ -241,7 +249,8 @@ def isolated_command(module: str, *arguments: str) -> list[str]:
 
 
 def environment(folder: Path, *, emptied: bool = False) -> dict[str, str]:
-    """Return the environment of a candidate. Trials share no cache, since a cache would carry code and weights.
+    """Return the environment of a candidate. Each trial has caches of its own, since a shared cache
+    would carry code and weights.
 
     If the path of the folder is too long for sockets, every DataLoader with workers would fail. Then temporary files go
     to shared memory, provided that it is `emptied` after each candidate.

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import resource
 
-from trainer.sandbox import landlock, private_root, procfs, seccomp, syscalls
+from trainer.sandbox import landlock, packed_caches, private_root, procfs, seccomp, syscalls
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ def _connect_output(process: Becoming) -> None:
 
 
 def _close_descriptors(process: Becoming) -> str:
-    kept = {0, 1, 2, process.failed_fd, *process.orders["keep_fds"]}
+    kept = {0, 1, 2, process.failed_fd, process.orders["caches_fd"], *process.orders["keep_fds"]}
     for name in os.listdir("/proc/self/fd"):
         if int(name) not in kept:
             try:
@@ -203,12 +203,16 @@ def _die_with_guardian(process: Becoming) -> str:
 
 
 def _write_files(process: Becoming) -> None:
-    """Write the candidate's files after the change of user, so that the candidate's user creates and owns them."""
-    folder = process.orders["folder"]
+    """Write the candidate's files and caches after the change of user, so that the candidate's user creates and owns
+    them.
+    """
+    folder, caches_fd = process.orders["folder"], process.orders["caches_fd"]
     for name in _FOLDERS:
         os.makedirs(os.path.join(folder, name))
     subject = os.path.join(folder, "subject")
     write_files(subject, process.orders["files"])
+    if caches_fd is not None:
+        packed_caches.unpack(caches_fd, os.path.join(folder, "cache"))
     os.chdir(subject)
 
 

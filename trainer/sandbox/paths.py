@@ -7,6 +7,8 @@ from pathlib import Path
 
 from trainer.sandbox.launch import User
 
+COMPILED = "compile-cache"  # beside the folders of trials, and no trial has this name
+
 
 @dataclass(frozen=True)
 class WorkerConfig:
@@ -30,6 +32,11 @@ class WorkerConfig:
         """The folder of kept results. Only a worker that runs trials has one."""
         assert self.trials is not None, "only a dry-run worker is without, and its closed table has no trials"
         return self.trials
+
+    @property
+    def compiled(self) -> Path:
+        """The folder of the caches that trials start with. Only a worker that runs trials has one."""
+        return self.results / COMPILED
 
     @property
     def disks(self) -> tuple[Path, ...]:

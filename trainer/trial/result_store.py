@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from trainer.jobs import Outcome, TrialResult, TrialSpec
+from trainer.sandbox.paths import COMPILED
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,8 @@ def _forget_oldest(trials: Path) -> None:
     """Delete the oldest trials once there are more than `KEPT`. A failure is logged, and the next trial tries again."""
     try:
         if len(os.listdir(trials)) > KEPT:
-            aged = sorted((folder.stat().st_mtime, folder) for folder in trials.iterdir())
+            kept = [folder for folder in trials.iterdir() if folder.name != COMPILED]
+            aged = sorted((folder.stat().st_mtime, folder) for folder in kept)
             for _, folder in aged[: len(aged) - KEPT + _FORGOTTEN_AT_ONCE]:
                 shutil.rmtree(folder)
     except OSError as fault:

@@ -34,6 +34,7 @@ from trainer.scoring.exchange import Buffers
 from trainer.scoring.replica import ReplicaExam
 from trainer.scoring.rows import ScoringRows
 from trainer.scoring.score import ScorePlan, Scoring
+from trainer.trial import compile_cache
 from trainer.trial.disk_usage import Holdings, can_be_counted
 from trainer.trial.outcome import NO_MODULE, ReplicaEnded, Termination, replica_fault
 from trainer.trial.supervise import Examination, Supervisor
@@ -89,6 +90,8 @@ def supervise(trial: TrialRun, report: Callable[[Progress], None]) -> Supervised
     )
     stop, finding = supervisor.stop, None
     ended_well = stop is None and supervisor.ending is not None and supervisor.ending.exit_code == 0
+    if ended_well:
+        compile_cache.keep(spec, trial.config)
     if ended_well and scoring.asked:
         clear(trial.config.folder, trial.config.user)
         stop, finding = _replicate(trial, scoring.saved, scoring.causality.questions(scoring.asked))
@@ -191,6 +194,7 @@ def _launch(trial: TrialRun, buffers: Buffers, control_fd: int, replica_of: str 
             "OVERNIGHT_DATA": str(config.data.absolute()),
             "OVERNIGHT_SEED": str(spec.seed),
             "OMP_NUM_THREADS": str(_threads(budget.clock)),
+            "TORCHINDUCTOR_COMPILE_THREADS": str(compile_cache.threads(budget.clock)),
             "PYTHONHASHSEED": str(spec.seed % 2**32),
             **trial.rows.access.environment,
         },
@@ -200,6 +204,7 @@ def _launch(trial: TrialRun, buffers: Buffers, control_fd: int, replica_of: str 
         processes=spec.caps.processes,
         grants=[*grants(config.data), *trial.rows.access.grants],
         user=config.user,
+        caches=compile_cache.found(spec, config, replica=replica_of is not None),
     )
 
 

@@ -418,3 +418,15 @@ def test_a_candidate_is_committed_checked_out_and_shown_as_it_is_whatever_the_re
     assert workspace.files(sha)["train.py"] == source
     assert (path / "train.py").read_bytes().decode() == source
     assert "+b = 'ä'" in workspace.diff(base, sha)
+
+
+def test_a_script_that_a_run_has_changed_is_not_the_users_alone(workspace: Workspace) -> None:
+    base = workspace.head()
+    message = "try A = 2\n\nIt may learn faster.\n\nExperiment: 1\nProposer: llm\n"
+    changed = workspace.commit_candidate(BRANCH, Planned(REF, base, "A = 2\n", message, at=1_790_000_000.7))
+    later = workspace.commit_candidate(BRANCH, Planned(REF, changed, "A = 3\n", "by hand", at=1_790_000_001.7))
+
+    assert workspace.is_of_users(base)
+    assert not workspace.is_of_users(changed)
+    assert not workspace.is_of_users(later), "a user's edit leaves the rest of the script as a run wrote it"
+    assert not workspace.is_of_users("0" * 40), "where git cannot tell, nothing is shared"

@@ -161,6 +161,7 @@ def guarded(
         own_root=own_root,
         log_fd=writing,
         keep_fds=[],
+        caches_fd=None,
         wall_limit_s=wall_limit_s,
         file_mib=1,
         processes=64,
