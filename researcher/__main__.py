@@ -14,7 +14,7 @@ import secrets
 import signal
 import sys
 import time
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -26,9 +26,12 @@ from researcher.config.settings import Settings, faults
 from researcher.errors import JournalError, ResearcherError, SubjectError
 from researcher.journal.records import Run
 from researcher.journal.writer import Journal
+from researcher.loop.backups import Backups
 from researcher.loop.context import PauseBackoffs
 from researcher.loop.loop import run_until_goal
 from researcher.loop.resume import run_through_outages
+from researcher.repository.backup import write_backup
+from researcher.repository.backup_place import place_of
 from researcher.repository.earlier_runs import first_commit, free_tag, require_no_lost_journal, require_only_state
 from researcher.repository.publishing import UserRepository
 from researcher.repository.recovery import open_subject
@@ -104,6 +107,7 @@ def _run(settings: Settings, profile: Profile, switch: StopSwitch, back_off: Pau
         closing(Journal(settings.journal_dir)) as journal,
         closing(_open_subject(settings, journal)) as workspace,
         closing(server),
+        ExitStack() as at_the_end,
     ):
         clock = RunClock(journal.newest_time())
         run = _find_or_start_run(settings, profile, journal, workspace, clock)
@@ -111,12 +115,24 @@ def _run(settings: Settings, profile: Profile, switch: StopSwitch, back_off: Pau
         for name, fault in range_faults(journal.source(run.incumbent or journal.numbered(0).id)).items():
             logger.warning("the optimiser does not move %s: %s", name, fault)
         run = journal.limit(run, settings.goal(run.created_at))
+        backups = _backups(settings)
+        if backups is not None:
+            at_the_end.callback(backups.close)
         run_context = build_run_context(
-            Opened(settings, profile, run, journal, workspace, RedisClient(server), switch, clock), back_off
+            Opened(settings, profile, run, journal, workspace, RedisClient(server), switch, clock, backups), back_off
         )
         logger.info("run %s on branch %s, profile %s", run.tag, run.branch, run.profile)
-        with closing(run_context.proposers):
-            logger.info("the run has ended: %s", run_until_goal(run_context))
+        at_the_end.callback(run_context.proposers.close)
+        logger.info("the run has ended: %s", run_until_goal(run_context))
+        if backups is not None:
+            backups.request()  # the journal holds the end since the last decision
+
+
+def _backups(settings: Settings) -> Backups | None:
+    if settings.backup is None:
+        return None
+    place = place_of(settings.backup)
+    return Backups(lambda: write_backup(settings.journal_dir, settings.subject_dir, place, time.time()))
 
 
 def _open_subject(settings: Settings, journal: Journal) -> Workspace:

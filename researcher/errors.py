@@ -1,6 +1,7 @@
 """The researcher's errors, for cases that a caller can act on. A candidate's failure is an outcome, not an error.
 
 OvernightError       the message consists of `found` and `next_step`; the services' errors are of this kind
+├── BackupError      a backup cannot be written, found or restored
 └── BadValue         a setting has an invalid value; also a ResearcherError and a ValueError
 
 ResearcherError
@@ -37,6 +38,10 @@ class OvernightError(Exception):
 
     def __str__(self) -> str:
         return f"{self.found}; {self.next_step}"
+
+
+class BackupError(OvernightError):
+    """A backup cannot be written, found or restored."""
 
 
 class ResearcherError(Exception):

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 from researcher.clock import RunClock
 from researcher.config.settings import Settings
@@ -14,6 +15,7 @@ from researcher.files import write_whole
 from researcher.journal.records import Run
 from researcher.journal.writer import Journal
 from researcher.llm.openai import OpenAiClient, OpenAiSettings
+from researcher.loop.backups import Backups
 from researcher.loop.context import PauseBackoffs, RunContext
 from researcher.loop.request_handler import RequestHandler
 from researcher.loop.resume import Switch
@@ -55,6 +57,7 @@ class Opened:
     bus: RedisClient
     switch: Switch
     clock: RunClock
+    backups: Backups | None = None
 
 
 class Ticker:
@@ -93,7 +96,8 @@ class Ticker:
 def build_run_context(opened: Opened, back_off: PauseBackoffs) -> RunContext:
     """Build everything that the loop works with. The parts publish their status in Redis from now on."""
     settings, journal, workspace = opened.settings, opened.journal, opened.workspace
-    publisher = StatusPublisher(opened.bus, lambda: _stall_check(opened), workspace.inspect)
+    why_no_backup = str if opened.backups is None else opened.backups.inspect
+    publisher = StatusPublisher(opened.bus, lambda: _stall_check(opened), workspace.inspect, why_no_backup)
     proposers = _proposers(opened, publisher)
     ticker, table = Ticker(opened, publisher, proposers.why_no_llm), ResultsTable(journal)
     results = reports_folder(settings.subject_dir, settings.journal_dir) / RESULTS
@@ -107,13 +111,20 @@ def build_run_context(opened: Opened, back_off: PauseBackoffs) -> RunContext:
         crash_reset=settings.crash_reset,
         claim_hours=settings.claim_hours,
         goal=opened.run.goal,
-        project=lambda: write_whole(results, table.text().encode()),
+        project=lambda: _project(opened, results, table),
         tick=ticker.tick,
         rest=ticker.rest,
         publish_status=lambda words: publisher.publish_status(RESEARCHER, words),
         clock=opened.clock,
         back_off=back_off,
     )
+
+
+def _project(opened: Opened, results: Path, table: ResultsTable) -> None:
+    """Write what follows from the journal: the table of results, and a backup beside the loop."""
+    if opened.backups is not None:
+        opened.backups.request()
+    write_whole(results, table.text().encode())
 
 
 def _stall_check(opened: Opened) -> str | None:

@@ -337,7 +337,7 @@ def _worker(options: RunOptions, server: RedisServer, user: str, data: Path, wor
 
 
 def _researcher(state: State, choices: RunConfig, settings: Mapping[str, str], server: RedisServer) -> Child:
-    env = environment(Program.PYTHON, settings)
+    env = environment(Program.RCLONE) | environment(Program.PYTHON, settings)
     env |= {
         "REDIS_URL": server.url_for(acl.RESEARCHER.name),
         "SUBJECT_DIR": str(state.subject),

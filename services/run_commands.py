@@ -29,6 +29,7 @@ from trainer.jobs.environment import SHELL
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 START, LIMITS, MATERIAL, MACHINE = "Start", "Limits", "Profile, script and text", "Machine"
+PLACES = "A folder, or rclone:REMOTE:PATH."
 PROPOSALS, LLM, RUNS = "Proposals", "LLM", "Another run"
 ProfileOption = Annotated[
     str | None,
@@ -102,6 +103,7 @@ def run(
     think: Annotated[Think | None, _option("THINK", LLM)] = None,
     edit_share: Annotated[float | None, _option("EDIT_SHARE", PROPOSALS)] = None,
     advice_share: Annotated[float | None, _option("ADVICE_SHARE", PROPOSALS)] = None,
+    backup: Annotated[str | None, _option("BACKUP", MACHINE)] = None,
     then: Annotated[str | None, typer.Option(help=HELP, rich_help_panel=LIMITS)] = None,
     new: Annotated[
         bool,
@@ -136,6 +138,7 @@ def run(
     another run, which begins with --new, --wipe or another --tag.
     """
     from services.local import FINISHED, Replace, RunOptions, run_local  # noqa: PLC0415 - the help is shown faster
+    from services.machine.backup import absolute_place  # noqa: PLC0415 - likewise
 
     if new and wipe:
         refuse("--new keeps the run before, and --wipe deletes it; give one of them")
@@ -164,6 +167,7 @@ def run(
         "HOURS": hours,
         "UNTIL": until_of(until),
         "MAX_COST": max_cost,
+        "BACKUP": None if backup is None else absolute_place(backup),
     }
     options = RunOptions(
         profile=profile,
@@ -291,6 +295,32 @@ def doctor(
         write_report(report, Mode.LOCAL, findings, facts)
         console.print(f"written to {report}", soft_wrap=True)
     raise typer.Exit(exit_code(findings))
+
+
+@app.command("backup", rich_help_panel=START, epilog="Example: overnight backup rclone:box:runs")
+def write_one_backup(
+    place: Annotated[str, typer.Argument(help=PLACES)],
+    state: StateOption = None,
+) -> None:
+    """Write a backup of the run now, a few MB: journal, settings and commits; `run --backup` does it after every
+    decision."""
+    from services.machine.backup import absolute_place, back_up  # noqa: PLC0415 - imports git
+
+    back_up(state_of(state), absolute_place(place), console)
+
+
+@app.command(rich_help_panel=START, epilog="Example: overnight restore rclone:box:runs --state DIR")
+def restore(
+    source: Annotated[str, typer.Argument(help=PLACES)],
+    state: StateOption = None,
+    name: Annotated[str | None, typer.Option(help="The backup to restore, if the place holds several.")] = None,
+    subject: Annotated[Path | None, typer.Option(help="Where your own repository is now.")] = None,
+) -> None:
+    """Restore a run from a backup into a state folder without a run; then `run` continues it, and loses at most the
+    trial that ran."""
+    from services.machine.backup import absolute_place, restore_run  # noqa: PLC0415 - imports git
+
+    restore_run(state_of(state), absolute_place(source), name, subject, console)
 
 
 @app.command(rich_help_panel=START, epilog="Example: overnight gpu-check --json gpu.json")

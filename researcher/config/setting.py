@@ -20,6 +20,7 @@ from pydantic import AfterValidator, BaseModel, Field, TypeAdapter, ValidationEr
 from pydantic_core import ErrorDetails
 
 from researcher.errors import BadValue
+from researcher.repository.backup_place import PLACE
 
 _T = TypeVar("_T")
 
@@ -222,6 +223,7 @@ OllamaModelForm = Written(r"[\w.-][\w./-]*(:[\w.-]+)?", "a model as Ollama names
 EndpointModelForm = Written(r"[^\s$]+", "a model as its endpoint names it", "large-1")
 FolderForm = Written(_PLACE, "a folder that begins with /, ./, ../ or ~/", "/srv/subject")
 SamePathForm = Written(r"/[^:$\n]*", "an absolute folder, which begins with /", "/srv/cache")
+PlaceForm = Written(PLACE, "a folder that begins with /, or rclone:REMOTE:PATH", "/mnt/runs")
 PackagesForm = Written(
     r"[\w.-]+(\[[\w,-]+\])?([=<>~]=[\w.]+)?( [\w.-]+(\[[\w,-]+\])?([=<>~]=[\w.]+)?)*",
     "names of packages as pip takes them, separated by spaces",

@@ -32,6 +32,7 @@ from researcher.config.setting import (
     Moment,
     OllamaModelForm,
     PackagesForm,
+    PlaceForm,
     Price,
     Reader,
     SamePathForm,
@@ -55,6 +56,7 @@ from researcher.llm.ollama_api import base_url
 from researcher.llm.openai import checked_url, read_key
 from researcher.optimizer.optimizer import Sampler
 from researcher.proposers.schedule import USUAL_SHARES, Mix, Schedule
+from researcher.repository.backup_place import checked_place
 from researcher.source.proposal import ProposerName
 from trainer.jobs import PROFILES, Profile, profile_named
 from trainer.jobs.task import Task
@@ -65,6 +67,7 @@ _RESEARCHER, _TRAINER, _SERVICES, _COMPOSE = Reader
 _Address = Annotated[str, AfterValidator(checked_url), AddressForm]
 _Backend = Annotated[str, AfterValidator(lambda name: backend_named(name).name), one_of(IN_CONTAINERS)]
 _Tag = Annotated[str, AfterValidator(checked_tag)]
+_Place = Annotated[str, AfterValidator(checked_place)]
 _Server = Annotated[str, AfterValidator(base_url)]
 
 
@@ -212,6 +215,8 @@ class Settings(BaseSettings):
     """The number from which the seeds of all trials follow. Default: drawn at random and kept secret."""
     ollama_host: Annotated[_Server, _RESEARCHER | _SERVICES, Source.ENVIRONMENT] = "http://127.0.0.1:11434"
     """Address of Ollama."""
+    backup: Annotated[_Place | None, PlaceForm, _RESEARCHER | _SERVICES, Source.ENVIRONMENT] = None
+    """Write a backup of the run there after every decision: to a folder, or to rclone:REMOTE:PATH. Default: none."""
     price_per_mtoken: Annotated[Price | None, _RESEARCHER, Source.ENVIRONMENT] = None
     """Price of a million tokens of a local LLM, in any currency."""
 

@@ -15,23 +15,29 @@ logger = logging.getLogger(__name__)
 
 RESEARCHER = "researcher"
 SUBJECT = "subject"
+BACKUP = "backup"
 
 
 class StatusPublisher:
     """Repeats the current status every few seconds.
 
-    Each repeat calls `stall_check` and `subject`. An alarm is appended to the researcher's status, and logged when it
-    begins. `subject` describes what a user did in the subject's repository.
+    Each repeat calls `stall_check`, `subject` and `backup`. An alarm is appended to the researcher's status, and logged
+    when it begins. `subject` describes what a user did in the subject's repository, `backup` the failure of a backup.
     """
 
     REPEAT_S = 10.0
 
     def __init__(
-        self, bus: RedisClient, stall_check: Callable[[], str | None], subject: Callable[[], str] = str
+        self,
+        bus: RedisClient,
+        stall_check: Callable[[], str | None],
+        subject: Callable[[], str] = str,
+        backup: Callable[[], str] = str,
     ) -> None:
         self._bus = bus
         self._stall_check = stall_check
         self._subject = subject
+        self._backup = backup
         self._alarmed = False
         self._words: dict[str, str] = {}
         self._published_at = 0.0
@@ -45,7 +51,7 @@ class StatusPublisher:
         """Publish all messages again if the last repeat is at least `REPEAT_S` seconds old."""
         if time.monotonic() - self._published_at >= self.REPEAT_S:
             self._published_at = time.monotonic()
-            self._words[SUBJECT] = self._subject()
+            self._words |= {SUBJECT: self._subject(), BACKUP: self._backup()}
             for source, words in list(self._words.items()):  # the prefetch thread publishes as well
                 self._bus.publish_status(source, Status.working(words))
             alarm = self._stall_check()

@@ -48,7 +48,7 @@ from trainer.jobs import (
 
 MIB_PER_GB = 1000**3 / 1024**2
 NOT_RUNNING = "not running"
-NOTED = ("llm", "dry_runs", "subject")
+NOTED = ("llm", "dry_runs", "subject", "backup")
 PULL = "pull"  # while the LLM's model is pulled, it explains why there is no LLM
 FAILURES = (Outcome.CRASHED, Outcome.OUT_OF_MEMORY, Outcome.TIMED_OUT, Outcome.UNSCORABLE, Outcome.REJECTED)
 

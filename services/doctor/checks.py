@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +75,7 @@ def _of_stack(mode: Mode, facts: Environment) -> Iterator[Finding]:
         yield finding
         if reached is not None:
             closing.callback(reached.client.close)
-        found, project = _plugins(mode, facts, held, has_engine=reached is not None)
+        found, project = _plugins(mode, facts, held, reached)
         yield from found
         if mode is Mode.GPU:
             yield from _of_gpu(facts, held, reached, project)
@@ -115,21 +115,25 @@ def _what_compose_reads(facts: Environment) -> Finding | None:
 
 
 def _plugins(
-    mode: Mode, facts: Environment, held: Mapping[str, str] | None, *, has_engine: bool
+    mode: Mode, facts: Environment, held: Mapping[str, str] | None, reached: Engine | None
 ) -> tuple[list[Finding], Project | None]:
     names = ("compose", "buildx", "files")
-    if not has_engine and facts.which("docker") is None:
+    if reached is None and facts.which("docker") is None:
         return [skip(name, "needs Docker") for name in names], None
     found = [engine.compose(facts), engine.buildx(facts)]
     if held is None or any(finding.severity is Severity.FAIL for finding in found):
         return [*found, skip("files", "see above")], None
-    finding, project = _files(mode, facts)
+    finding, project = _files(facts, compose_files(mode, by_cdi=_gets_gpu_by_cdi(facts, reached)))
     return [*found, finding], project
 
 
-def _files(mode: Mode, facts: Environment) -> tuple[Finding, Project | None]:
+def _gets_gpu_by_cdi(facts: Environment, reached: Engine | None) -> bool:
+    return reached is not None and engine.has_only_cdi(reached.facts, facts.which(engine.HOOK))
+
+
+def _files(facts: Environment, files: Sequence[str]) -> tuple[Finding, Project | None]:
     """Test whether compose accepts its files with the settings in force."""
-    command = ("docker", "compose", *compose_files(mode))
+    command = ("docker", "compose", *files)
     try:
         answer = facts.run(*command, "config", "--format", "json")
     except subprocess.TimeoutExpired as error:
@@ -168,7 +172,8 @@ def _of_gpu(
     if toolkit.severity is Severity.FAIL or project is None or found.severity is Severity.FAIL:
         yield skip("inside", "see above")
     else:
-        yield engine.gpu_inside(reached, project.trainer_image, held.get("GPU_UUID", ""))
+        by_cdi = _gets_gpu_by_cdi(facts, reached)
+        yield engine.gpu_inside(reached, project.trainer_image, held.get("GPU_UUID", ""), by_cdi=by_cdi)
 
 
 def _of_project(

@@ -23,6 +23,8 @@ TOOLKIT = (
     "sudo apt-get install nvidia-container-toolkit && sudo nvidia-ctk runtime configure --runtime=docker"
     " && sudo systemctl restart docker"
 )
+HOOK = "nvidia-container-runtime-hook"
+CDI_DEVICE = "nvidia.com/gpu"
 _INSIDE_S = 60
 
 
@@ -101,13 +103,20 @@ def _asked(facts: Environment, *command: str) -> str | None:
 
 def toolkit(facts: Environment, engine: Engine) -> Finding:
     """Test that the engine can give a GPU to a container: by NVIDIA's runtime or hook, or by CDI devices."""
+    if has_only_cdi(engine.facts, facts.which(HOOK)):
+        return ok("toolkit", "the engine has the GPU as a CDI device, so services/compose.cdi.yaml is used")
     if "nvidia" in engine.facts.get("Runtimes", {}):
         return ok("toolkit", "the engine has NVIDIA's runtime")
-    if any("nvidia.com/gpu" in str(device) for device in engine.facts.get("DiscoveredDevices") or []):
-        return ok("toolkit", "the engine sees the GPU by CDI")
-    if facts.which("nvidia-container-runtime-hook"):
+    if facts.which(HOOK):
         return ok("toolkit", "nvidia-container-toolkit is installed")
     return fail("toolkit", "the engine has no NVIDIA runtime", TOOLKIT, "nvidia-container-toolkit")
+
+
+def has_only_cdi(facts: Mapping[str, Any], hook: str | None) -> bool:
+    """Whether a container gets the GPU only as a CDI device: the engine knows one, and has neither NVIDIA's runtime nor
+    its `hook`."""
+    by_cdi = any(CDI_DEVICE in str(device) for device in facts.get("DiscoveredDevices") or [])
+    return by_cdi and hook is None and "nvidia" not in facts.get("Runtimes", {})
 
 
 def is_built(engine: Engine, image: str) -> bool:
@@ -128,11 +137,13 @@ def listened_on(stack: Stack) -> set[tuple[str, int]]:
     }
 
 
-def gpu_inside(engine: Engine, image: str, uuid: str) -> Finding:
-    """Test that a container of the trainer's image sees the GPU; the container is made for this and removed."""
+def gpu_inside(engine: Engine, image: str, uuid: str, *, by_cdi: bool = False) -> Finding:
+    """Test that a container of the trainer's image sees the GPU as compose gives it. The container is made for this and
+    removed."""
     if not is_built(engine, image):
         return skip("inside", f"{image} is built at the first start; whether it sees the GPU shows then")
-    request = DeviceRequest(driver="nvidia", device_ids=[uuid or "0"], capabilities=[["gpu"]])
+    driver, device = ("cdi", f"{CDI_DEVICE}={uuid or '0'}") if by_cdi else ("nvidia", uuid or "0")
+    request = DeviceRequest(driver=driver, device_ids=[device], capabilities=[["gpu"]])
     try:
         code, output = _run_inside(engine.client, image, request)
     except (APIError, OSError) as error:

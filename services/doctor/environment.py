@@ -93,6 +93,9 @@ def free_bytes(folder: Path) -> int:
     raise FileNotFoundError(folder)
 
 
-def compose_files(mode: Mode) -> Sequence[str]:
-    """Return the options that name the compose files; none for the GPU mode, whose file compose finds itself."""
-    return ("-f", "compose.yaml", "-f", "services/compose.cpu.yaml") if mode is Mode.CPU else ()
+def compose_files(mode: Mode, *, by_cdi: bool = False) -> Sequence[str]:
+    """Return the options that name the compose files; none for the GPU mode with NVIDIA's runtime, whose file compose
+    finds itself. `by_cdi` says that the engine has the GPU as a CDI device alone."""
+    if mode is Mode.CPU:
+        return ("-f", "compose.yaml", "-f", "services/compose.cpu.yaml")
+    return ("-f", "compose.yaml", "-f", "services/compose.cdi.yaml") if by_cdi else ()

@@ -7,6 +7,7 @@ depend on, can make it fail. The LLM and the dry runs are started beside the run
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from typing import NoReturn
 from rich.console import Console
 
 from services.doctor import Environment, Mode, Severity, examine, exit_code, print_findings
+from services.doctor.engine import HOOK, has_only_cdi
 from services.doctor.environment import compose_files
 from services.machine.gpu_env import settings
 from services.stack.compose import ComposeProject, Container, Stack, StackError
@@ -66,7 +68,8 @@ def prepare(options: UpOptions, facts: Environment, console: Console) -> None:
 def bring_up(options: UpOptions, stack: Stack, folder: Path, console: Console) -> None:
     """Build and start the missing containers; print the changes, and the optional parts that are still missing. Raises
     StackError if a required container does not become healthy."""
-    project = ComposeProject(folder, compose_files(options.mode), options.limits)
+    by_cdi = has_only_cdi(stack.engine.info(), shutil.which(HOOK))
+    project = ComposeProject(folder, compose_files(options.mode, by_cdi=by_cdi), options.limits)
     optional = [name for name in project.services() if name not in (*REQUIRED, *PREPARING)]
     before, began = stack.containers(), datetime.now(UTC)
     try:

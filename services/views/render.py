@@ -26,7 +26,7 @@ from trainer.jobs import BITS_PER_BYTE, Status, StatusKind, WorkerStatus
 ROWS = 10
 LABEL = 10  # columns
 STYLES = {"keep": "green", "discard": "dim", "crash": "red", "rejected": "yellow", "unanswered": "yellow"}
-LABELS = {"llm": "LLM", "dry_runs": "dry runs", "subject": "git"}
+LABELS = {"llm": "LLM", "dry_runs": "dry runs", "subject": "git", "backup": "backup"}
 PAUSING = "pausing after this trial; `overnight resume` goes on"
 AT_REST = "not running; `overnight run` goes on with it"
 

@@ -24,7 +24,7 @@ SWAPPED = {
         (r"&python-image \S+", f"&python-image {BASE}"),
         (r"image: overnight/", "image: overnight-test/"),
     ],
-    "services/compose.cpu.yaml": [(r"mem_limit: 8g", f"mem_limit: {MEMORY}\n    memswap_limit: {MEMORY}")],
+    "services/compose.cpu.yaml": [(r"mem_limit: 6g", f"mem_limit: {MEMORY}\n    memswap_limit: {MEMORY}")],
 }
 
 

@@ -72,6 +72,47 @@ def test_service_has_no_right_that_it_does_not_need(files: tuple[str, ...], name
     assert "docker.sock" not in json.dumps(service)
 
 
+def memory_gib(files: tuple[str, ...], *shell: str) -> float:
+    """The limits of all services that run at the same time."""
+    found = services(files, *shell)
+    return sum(int(found[name]["mem_limit"]) for name in found if name not in ONE_SHOTS) / 2**30
+
+
+def test_limits_on_memory_sum_to_what_the_page_asks_for() -> None:
+    row = re.search(
+        r"^\| memory \| (\d+) GiB \| (\d+) GiB, (\d+) with", (ROOT / "services/README.md").read_text(), re.M
+    )
+    assert row is not None
+    of_gpu, of_cpu, without_llm = map(int, row.groups())
+
+    assert of_gpu - 2 < memory_gib(GPU) <= of_gpu
+    assert memory_gib(CPU) == of_cpu
+    assert memory_gib(CPU, "LLM=none") == without_llm
+    assert all(int(services(files)[name]["mem_limit"]) <= of_gpu * 2**30 for files in (GPU, CPU) for name in ONE_SHOTS)
+
+
+@both
+def test_only_what_downloads_gets_the_proxy_of_the_shell(files: tuple[str, ...]) -> None:
+    found = services(files, "HTTPS_PROXY=http://proxy.example:3128", "no_proxy=localhost")
+
+    assert {name for name in found if "HTTPS_PROXY" in found[name].get("environment", {})} == {"data", "model"}
+    assert found["model"]["environment"]["no_proxy"] == "localhost"
+    assert found["model"]["environment"]["OLLAMA_MODELS"] == "/models"
+    without = services(files)["data"]["environment"]
+    assert all(without.get(name) is None for name in ("HTTPS_PROXY", "http_proxy"))
+
+
+def test_the_gpu_comes_as_a_cdi_device_where_that_file_is_added() -> None:
+    asked = {
+        name: service["deploy"]["resources"]["reservations"]["devices"]
+        for name, service in services((*GPU, "-f", "services/compose.cdi.yaml"), "GPU_UUID=GPU-1").items()
+        if "deploy" in service
+    }
+
+    device = {"driver": "cdi", "device_ids": ["nvidia.com/gpu=GPU-1"], "capabilities": ["gpu"]}
+    assert asked == {"ollama": [device], "trainer": [device]}
+
+
 @every
 def test_service_is_bounded(files: tuple[str, ...], name: str) -> None:
     service = services(files)[name]

@@ -37,6 +37,7 @@ _FAILURES = "researcher/loop/test_failures.py::test_"
 _NAMES = "researcher/source/test_undefined_names.py::test_"
 _EVIDENCE = "researcher/optimizer/test_evidence.py::test_"
 _DENYLIST = "researcher/source/test_policy.py::test_"
+_BACKUP = "researcher/repository/test_backup.py::test_"
 _DRIFT = "researcher/decision/test_machine_speed.py::test_"
 _EDITS = "researcher/source/test_edits.py::test_"
 _SECRETS = "researcher/prompting/test_secrets.py::test_"
@@ -4042,5 +4043,33 @@ GUARDS = (
         "files={name: text for name, text in files.items() if not held.hides(name)},",
         "files=files,",
         _TASK_TRIAL + "a_committed_file_that_scores_is_kept_from_the_candidate",
+    ),
+    Guard(
+        "a file of a backup is what was backed up",
+        "researcher/repository/backup.py",
+        "if _digest(folder / name) != digest:",
+        "if False:",
+        _BACKUP + "a_file_that_was_exchanged_in_a_backup_is_refused",
+    ),
+    Guard(
+        "a backup holds no commit that its journal does not know",
+        "researcher/repository/backup.py",
+        "if not name.startswith(candidates) or name in known]",
+        "]",
+        _BACKUP + "a_backup_holds_the_journal_the_settings_and_every_commit_that_the_journal_knows",
+    ),
+    Guard(
+        "a restore overwrites no run",
+        "services/machine/backup.py",
+        "if holds_run(state.journal):",
+        "if False:",
+        _BACKUP + "a_state_with_a_run_is_not_overwritten_and_a_killed_restore_is_begun_again",
+    ),
+    Guard(
+        "a place that fails keeps the backup before",
+        "researcher/repository/backup_place.py",
+        "            shutil.copyfile(file, partial)\n            sync(partial)",
+        "            shutil.copyfile(file, self.folder / file.name)\n            shutil.copyfile(file, partial)",
+        _BACKUP + "a_full_disk_at_the_place_keeps_the_backup_before",
     ),
 )

@@ -35,10 +35,11 @@ class Program(Flag):
     PIP = auto()
     REDIS = auto()
     DOCKER = auto()
+    RCLONE = auto()
 
 
-_EVERY = Program.PYTHON | Program.GIT | Program.PIP | Program.REDIS | Program.DOCKER
-_NETWORK = Program.PYTHON | Program.PIP | Program.DOCKER
+_EVERY = Program.PYTHON | Program.GIT | Program.PIP | Program.REDIS | Program.DOCKER | Program.RCLONE
+_NETWORK = Program.PYTHON | Program.PIP | Program.DOCKER | Program.RCLONE
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ INHERITED = (
     Inherited(
         "XDG_CONFIG_HOME DBUS_SESSION_BUS_ADDRESS GNUPGHOME", Program.DOCKER, "passwords of the user for registries"
     ),
+    Inherited("RCLONE_*", Program.RCLONE, "remotes and settings of rclone"),
     Inherited("TERM COLUMNS NO_COLOR", Program.DOCKER, "how progress is shown"),
 )
 

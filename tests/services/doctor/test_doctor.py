@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from services.doctor import Environment, Finding, Mode, Severity, examine, exit_code, this_machine, write_report
 from services.doctor import engine as engine_checks
 from services.doctor.checks import examine_settings
-from services.doctor.environment import free_bytes
+from services.doctor.environment import compose_files, free_bytes
 from services.doctor.gpu import chosen, split
 from services.doctor.host import clock, packages, ports
 from services.doctor.report import without_secrets
@@ -511,16 +511,38 @@ def test_gpu_that_no_profile_fits_is_sent_to_the_processor() -> None:
     assert finding.line() == "FAIL split    no profile fits a GPU of 4096 MiB -> scripts/up --cpu"
 
 
+CDI = [{"Source": "cdi", "ID": "nvidia.com/gpu=0"}]
+
+
 @pytest.mark.parametrize(
     "facts",
     [
         {"Runtimes": {"runc": {}, "nvidia": {}}},
-        {"Runtimes": {"runc": {}}, "DiscoveredDevices": [{"Source": "cdi", "ID": "nvidia.com/gpu=0"}]},
+        {"Runtimes": {"runc": {}}, "DiscoveredDevices": CDI},
     ],
 )
 def test_engine_that_can_give_a_gpu_is_known_by_runtime_or_cdi(well: Environment, facts: dict[str, object]) -> None:
     with closing(docker.DockerClient(version="1.41")) as unconnected:
         assert engine_checks.toolkit(well, engine_checks.Engine(unconnected, facts)).severity is Severity.OK
+
+
+@pytest.mark.parametrize(
+    ("facts", "hook", "files"),
+    [
+        ({"Runtimes": {"runc": {}}, "DiscoveredDevices": CDI}, None, ["compose.yaml", "services/compose.cdi.yaml"]),
+        ({"Runtimes": {"runc": {}}, "DiscoveredDevices": CDI}, "/usr/bin/hook", []),
+        ({"Runtimes": {"runc": {}, "nvidia": {}}, "DiscoveredDevices": CDI}, None, []),
+        ({"Runtimes": {"runc": {}}, "DiscoveredDevices": None}, None, []),
+    ],
+    ids=["only CDI", "hook", "runtime", "none"],
+)
+def test_compose_gets_the_file_for_cdi_where_the_engine_has_nothing_else(
+    facts: dict[str, object], hook: str | None, files: list[str]
+) -> None:
+    by_cdi = engine_checks.has_only_cdi(facts, hook)
+
+    assert list(compose_files(Mode.GPU, by_cdi=by_cdi))[1::2] == files
+    assert list(compose_files(Mode.CPU, by_cdi=by_cdi))[1::2] == ["compose.yaml", "services/compose.cpu.yaml"]
 
 
 # --- the user's own subject ----------------------------------------------------------------------------------------

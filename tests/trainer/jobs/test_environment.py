@@ -48,7 +48,7 @@ def test_no_program_gets_what_the_user_set_for_others(program: Program) -> None:
 
 @pytest.mark.parametrize("program", Program)
 def test_proxy_and_certificates_reach_the_programs_that_use_a_network(program: Program) -> None:
-    uses_network = program in Program.PYTHON | Program.PIP | Program.DOCKER
+    uses_network = program in Program.PYTHON | Program.PIP | Program.DOCKER | Program.RCLONE
 
     built = environment(program, shell=PROXY)
 
