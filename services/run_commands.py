@@ -234,7 +234,7 @@ def prepare(
         folder = state_of(state)
         choices = folder.resolve(profile=profile, detect=_machine_profile, text=text)
         if choices.task is not None:
-            settle_task(folder, choices)
+            settle_task(folder, choices, begins=not folder.has_begun)
             console.print("the task of overnight.toml is here and intact")
             return
         manifest = settle_data(folder, choices, console, unseen)

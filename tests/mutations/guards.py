@@ -1140,8 +1140,8 @@ GUARDS = (
     Guard(
         "a prepare.py of a user never meets data of Overnight",
         "services/machine/subject.py",
-        "repository is not None and constants is None and has_own_prepare(repository)",
-        "False",
+        "    if own is not None:",
+        "    if False:",
         "services/adopt/test_in_containers.py::test_a_prepare_of_ones_own_that_gave_no_data_is_refused",
     ),
     Guard(
@@ -4042,5 +4042,33 @@ GUARDS = (
         "files={name: text for name, text in files.items() if not held.hides(name)},",
         "files=files,",
         _TASK_TRIAL + "a_committed_file_that_scores_is_kept_from_the_candidate",
+    ),
+    Guard(
+        "a task on which a run may rest is not replaced in a container",
+        "services/trainer/prepare.py",
+        "    if held is not None and held != wanted:",
+        "    if False:",
+        "services/adopt/test_task_in_containers.py::test_a_run_is_not_resumed_on_another_task",
+    ),
+    Guard(
+        "a link among the files of a task is not followed when they are copied",
+        "services/trainer/task_inputs.py",
+        "symlinks=True",
+        "symlinks=False",
+        "services/adopt/test_task_in_containers.py::test_a_link_in_a_readable_folder_opens_nothing",
+    ),
+    Guard(
+        "a damaged copy of a task's files is made again",
+        "services/trainer/task_inputs.py",
+        "return place.is_dir() and _digest(place, _inside(held.task)) == place.name",
+        "return place.is_dir()",
+        "services/adopt/test_task_in_containers.py::test_a_second_start_does_nothing_and_makes_a_damaged_copy_again",
+    ),
+    Guard(
+        "a run is not resumed on another task",
+        "services/adopt/task_check.py",
+        "    if found == task:",
+        "    if True:",
+        "services/adopt/test_task_in_containers.py::test_the_researcher_refuses_what_is_not_committed",
     ),
 )

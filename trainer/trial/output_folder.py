@@ -34,10 +34,12 @@ def fault_of_files(folder: Path, pins: Mapping[str, str], output: str | None, ca
 
 
 def fault_as_user(folder: Path, pins: Mapping[str, str], output: str | None, cap_mib: int, user: User) -> str | None:
-    """Return what `fault_of_files` returns in a process of this user. Raise CalledProcessError if that process fails."""
+    """Return what `fault_of_files` returns in a process of this user. Raise CalledProcessError if the process fails."""
     orders = json.dumps([user.uid, user.gid, str(folder), dict(pins), output, cap_mib])
     command = isolated_command("trainer.trial.output_folder", orders)
-    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd="/", env={"PATH": "/usr/bin:/bin"})
+    done = subprocess.run(
+        command, check=True, capture_output=True, encoding="utf-8", cwd="/", env={"PATH": "/usr/bin:/bin"}
+    )
     fault: str | None = json.loads(done.stdout)
     return fault
 

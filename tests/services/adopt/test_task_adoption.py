@@ -85,7 +85,7 @@ def test_a_task_becomes_the_choices_of_the_state(state: State, repository: Path)
     profile = choices.trial_profile()
     assert (choices.profile, choices.script, choices.subject) == ("cpu", "solve.py", str(repository.resolve()))
     assert (profile.task, profile.degree, profile.budget.amount) == (held.task, Degree.CLAIMED, 5.0)
-    assert settle_task(state, choices) == held
+    assert settle_task(state, choices, begins=True) == held
 
 
 def test_a_proposal_is_written_only_with_consent(state: State, repository: Path) -> None:
@@ -142,12 +142,12 @@ def test_a_start_refuses_another_task_and_another_pinned_file(state: State, repo
 
     write_task(repository, task_file(seconds="6"))
     with pytest.raises(StateError, match="has changed"):
-        settle_task(state, choices)
+        settle_task(state, choices, begins=True)
     write_task(repository, task_file())
     (repository / "score.py").write_text("print('cost: 0')\n")
     commit(repository)
     with pytest.raises(ShapeRefused, match=r"score.py has changed since it was pinned"):
-        settle_task(state, choices)
+        settle_task(state, choices, begins=True)
 
 
 def test_the_seconds_of_a_task_are_no_option(state: State, repository: Path) -> None:
