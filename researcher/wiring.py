@@ -133,7 +133,7 @@ def _proposers(opened: Opened, publisher: StatusPublisher) -> Proposers:
     dry_runs = DryRuns(opened.bus, profile, files, lambda words: publisher.publish_status("dry_runs", words))
     return Proposers(
         mix=settings.proposer,
-        vetting=Vetting(profile, workspace.program, dry_runs if profile.task is None else None),
+        vetting=Vetting(profile, workspace.program, dry_runs),
         optimizer=Optimizer(seed=run.seed, context=profile.context, sampler=settings.sampler()),
         llm=first_llm(settings, profile),
         stronger=stronger_llm(settings, opened.journal),

@@ -198,8 +198,10 @@ def _agree_to_delete(state: State, yes: bool) -> None:
 
 @app.command(rich_help_panel=START, epilog="Example: overnight init --subject DIR")
 def init(
-    subject: Annotated[Path, typer.Option(help="Your own git repository with train.py and prepare.py.")],
-    yes: Annotated[bool, typer.Option("--yes", help="Run its prepare.py without asking.")] = False,
+    subject: Annotated[
+        Path, typer.Option(help="Your own git repository, with train.py and prepare.py, or with any task.")
+    ],
+    yes: Annotated[bool, typer.Option("--yes", help="Answer yes to the question.")] = False,
     profile: ProfileOption = None,
     budget: Annotated[float | None, typer.Option(min=0.1, help="Seconds of training; else its TIME_BUDGET.")] = None,
     train_rows: Annotated[int | None, typer.Option(min=1, help="Most rows to train on; else 1 GiB of tokens.")] = None,

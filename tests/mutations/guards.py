@@ -4071,4 +4071,18 @@ GUARDS = (
         "    if True:",
         "services/adopt/test_task_in_containers.py::test_the_researcher_refuses_what_is_not_committed",
     ),
+    Guard(
+        "the command of a task has no dry run",
+        "researcher/queues/dry_runs.py",
+        "        if self._profile.task is not None:",
+        "        if False:",
+        "researcher/queues/test_dry_runs.py::test_the_command_of_a_task_has_no_dry_run",
+    ),
+    Guard(
+        "the script of a task is judged as one",
+        "researcher/source/validation.py",
+        "of_task = not read_facts(incumbent_source).entry_points",
+        "of_task = False",
+        "researcher/source/test_policy.py::test_the_script_of_a_task_may_use_files_and_its_own_data",
+    ),
 )

@@ -732,7 +732,7 @@ def test_a_task_in_place_of_a_text_is_told(well: Environment) -> None:
 
     finding = named(examine(Mode.LOCAL, replace(well, installed_gpus=list)), "data")
 
-    assert (finding.severity, finding.found) == (Severity.OK, "the task of /srv/routes: accuracy, claimed")
+    assert (finding.severity, finding.found) == (Severity.OK, "a task: accuracy, claimed")
 
 
 @pytest.mark.parametrize(("model", "severity"), [("small", Severity.OK), ("large:9b", Severity.WARN)])
