@@ -31,8 +31,7 @@ from researcher.journal.reader import JournalReader
 from researcher.journal.records import Run
 from researcher.repository.publishing import UserRepository
 from researcher.repository.recovery import begin_with
-from services.adopt.adopt import settle_data
-from services.adopt.task_adoption import settle_task
+from services.adopt.task_adoption import settle
 from services.machine.gpus import machine_profile, require_gpu
 from services.machine.installation import require
 from services.machine.model import warn_if_missing
@@ -142,10 +141,7 @@ def _set_up_and_run(state: State, options: RunOptions, console: Console) -> int:
         warn_if_missing(settings.values, choices.profile, console)
         settle_subject(state, state.user_repository(choices), profile, choices.script)
         require_gpu(profile, os.environ)
-        if choices.task is None:
-            settle_data(state, choices, console)
-        else:
-            settle_task(state, choices)
+        settle(state, choices, console, begins=not state.has_begun)
         server = start_server(state.redis, options.redis_url)
         try:
             return _watch_run(state, options, choices, settings.values, server, console)
@@ -194,7 +190,7 @@ def _begin_another(
     console: Console,
 ) -> None:
     """Make room for another run, whose data are there. Its settings are written at once."""
-    settle_data(state, choices, console)
+    settle(state, choices, console, begins=True)
     if options.replace is Replace.DELETE:
         delete(state)
         told = f"run {replaced.tag} is deleted"

@@ -202,8 +202,10 @@ def _agree_to_delete(state: State, yes: bool) -> None:
 
 @app.command(rich_help_panel=START, epilog="Example: overnight init --subject DIR")
 def init(
-    subject: Annotated[Path, typer.Option(help="Your own git repository with train.py and prepare.py.")],
-    yes: Annotated[bool, typer.Option("--yes", help="Run its prepare.py without asking.")] = False,
+    subject: Annotated[
+        Path, typer.Option(help="Your own git repository, with train.py and prepare.py, or with any task.")
+    ],
+    yes: Annotated[bool, typer.Option("--yes", help="Answer yes to the question.")] = False,
     profile: ProfileOption = None,
     budget: Annotated[float | None, typer.Option(min=0.1, help="Seconds of training; else its TIME_BUDGET.")] = None,
     train_rows: Annotated[int | None, typer.Option(min=1, help="Most rows to train on; else 1 GiB of tokens.")] = None,
@@ -238,7 +240,7 @@ def prepare(
         folder = state_of(state)
         choices = folder.resolve(profile=profile, detect=_machine_profile, text=text)
         if choices.task is not None:
-            settle_task(folder, choices)
+            settle_task(folder, choices, begins=not folder.has_begun)
             console.print("the task of overnight.toml is here and intact")
             return
         manifest = settle_data(folder, choices, console, unseen)

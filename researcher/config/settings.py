@@ -78,14 +78,15 @@ class OtherKeys(BaseModel):
     """The GPU, as `nvidia-smi -L` names it: GPU-... or MIG-... Default: the first. Set it on a machine with several
     GPUs."""
     subject_packages: Annotated[str | None, PackagesForm, _COMPOSE] = None
-    """Packages that train.py and prepare.py in SUBJECT_DIR import and the trainer's image lacks, as pip names them,
-    separated by spaces. Default: none."""
+    """Packages that the scripts in SUBJECT_DIR import and the trainer's image lacks, as pip names them, separated by
+    spaces. Default: none."""
     subject_cache: Annotated[Path | None, SamePathForm, _COMPOSE | _TRAINER] = None
     """Folder of the downloads that the prepare.py in SUBJECT_DIR reads, such as your ~/.cache/autoresearch: /... with
     the whole path. Default: none, so prepare.py reads only its repository."""
     kernels_cache: Annotated[Path | None, SamePathForm, _COMPOSE | _TRAINER] = None
-    """Folder of a hub's cache with the kernels that the train.py in SUBJECT_DIR loads, such as your
-    ~/.cache/huggingface/hub: /... with the whole path. Default: none."""
+    """Folder that trials read at the same path: a hub's cache with the kernels that the train.py in SUBJECT_DIR loads,
+    such as your ~/.cache/huggingface/hub, or data that overnight.toml names: /... with the whole path. Default:
+    none."""
     researcher_user: Annotated[str, UserForm, _COMPOSE | _SERVICES, Shipped("1000:1000")] = "1000:1000"
     """User and group of the researcher's process, as the numbers uid:gid, never 0. Set it to the owner of SUBJECT_DIR:
     `id -u` and `id -g` print your own numbers."""
@@ -122,8 +123,8 @@ class Settings(BaseSettings):
     """Name of an adopted repository's train.py."""
 
     subject_dir: Annotated[Path, FolderForm, _RESEARCHER | _SERVICES | _COMPOSE]
-    """Folder of your own git repository with train.py and prepare.py: /..., ./..., ../... or ~/... Default: the
-    built-in subject, in a volume."""
+    """Folder of your own git repository with train.py and prepare.py, or with overnight.toml: /..., ./..., ../... or
+    ~/... Default: the built-in subject, in a volume."""
     llm: Annotated[_Backend, _RESEARCHER | _SERVICES | _COMPOSE, Shipped(DEFAULT_BACKEND)] = DEFAULT_BACKEND
     """The source of the LLM: ollama (a container beside the trainer), none (the optimiser works alone), or openai (the
     endpoint at OPENAI_BASE_URL)."""

@@ -69,7 +69,10 @@ class DryRuns:
 
         Waits for the results. If the incumbent's own result is unknown, no dry run says anything about its candidates,
         and none is asked for until there is another incumbent, or for OFF_S, since the worker may have been disturbed.
+        The command of a user's own task has no dry run.
         """
+        if self._profile.task is not None:
+            return
         if incumbent == self._off_for and self._clock() < self._off_until:
             return
         found = self._ask(source, tick)

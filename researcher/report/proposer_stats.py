@@ -33,10 +33,10 @@ class Rates:
 
     `trials` are the tries that were measured or failed by their own fault; `crashed` are the failures among them.
     `kept` includes rolled-back keeps, as the tally does; `confirmed` counts keeps with a standing claim. `gain` is the
-    sum over the keeps that still stand: the mean of all the parent's trials minus the mean of the keep's own, in bits
-    per byte. Over all proposers it adds up to the incumbent's gain over the baseline. `cost` contains the first trials
-    only, because repeats and claims belong to no proposer, and the money for the proposer's questions, without that for
-    the machine.
+    sum over the keeps that still stand: the mean of all the parent's trials minus the mean of the keep's own, in the
+    unit of the metric. Over all proposers it adds up to the incumbent's gain over the baseline. `cost` contains the
+    first trials only, because repeats and claims belong to no proposer, and the money for the proposer's questions,
+    without that for the machine.
     """
 
     proposer: str

@@ -245,12 +245,15 @@ def _hash(texts: Iterable[str]) -> str:
 
 
 def _entry_points(pieces: list[_Piece]) -> tuple[str, ...]:
-    """Describe the parts that a trial needs of train.py: the calls into `prepare` and the module-level `model`."""
+    """Describe the parts that a trial needs of train.py: the calls into `prepare` and the module-level `model`.
+
+    A script that calls nothing of `prepare` is that of a user's own task, whose trials need no part.
+    """
     called = {name for piece in pieces for name in piece.called}
     fixed = {name for piece in pieces for name in piece.fixed}
     fixed |= {name for piece in pieces for alias, name in piece.imported.items() if alias in called}
     found = [f"the call of {name}() imported from prepare" for name in _FIXED_CALLS if name in fixed]
-    if any(piece.makes_model for piece in pieces):
+    if found and any(piece.makes_model for piece in pieces):
         found.append("the assignment of `model` at module level")
     return tuple(found)
 

@@ -30,6 +30,18 @@ class Denied(StrEnum):
     PACKAGE = "no new packages: train.py has torch, numpy and Python's standard library; write it with those"
 
 
+# The alternatives in the script of a user's own task. An action without one is no violation there.
+_OF_TASKS = {
+    Denied.SCORE: "the score is taken outside of the script; improve what the script computes",
+    Denied.CLOCK: "the seconds of a trial are counted outside of the script; leave the clock as it is",
+    Denied.NETWORK: Denied.NETWORK.value,
+    Denied.PROCESS: "a trial ends with its first process; leave it out, threads are allowed",
+    Denied.SEED: "the seed comes from outside; use it as the script does now",
+    Denied.HIDDEN: Denied.HIDDEN.value,
+    Denied.PACKAGE: "no new packages: write it with those that the script imports, or with Python's standard library",
+}
+
+
 @dataclass(frozen=True)
 class Violation:
     """One action at one place. `what` is the same text for the same action anywhere."""
@@ -42,6 +54,12 @@ class Violation:
     def words(self) -> str:
         """The violation as text for the proposer."""
         return f"line {self.line}: {self.what}: {self.why}"
+
+    @property
+    def words_of_task(self) -> str | None:
+        """The same in the script of a user's own task; None for an action that is allowed there."""
+        why = _OF_TASKS.get(self.why)
+        return None if why is None else f"line {self.line}: {self.what}: {why}"
 
 
 _MODULES = {

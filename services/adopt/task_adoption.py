@@ -6,25 +6,24 @@ committed. Nothing of the repository is run here.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from functools import partial
+from pathlib import Path
 
 from rich.console import Console
 
 from researcher.files import read_text
 from researcher.repository.git_command import run_git
-from researcher.repository.repository import EDITABLE, Workspace
-from services.adopt.adopt import Init, adopt
+from services.adopt.adopt import Init, adopt, settle_data
 from services.adopt.subject_check import ShapeRefused
-from services.adopt.task_file import read_task, task_text
+from services.adopt.task_check import NOT_THIS_RUN, committed_files, require_same_task, sound_task, task_lines
+from services.adopt.task_file import task_text
 from services.adopt.task_guess import guessed_task
 from services.machine.state import RunConfig, State, StateError
 from services.machine.subject import FIXED
 from trainer.data import Manifest
 from trainer.data.task_data import TaskData, read_task_data, write_task_data
-from trainer.jobs.task import TASK_FILE, Task, TaskFault, faults_in
+from trainer.jobs.task import TASK_FILE
 
 
 def take(state: State, options: Init, agreed: Callable[[str], bool], console: Console) -> Manifest | TaskData | None:
@@ -46,8 +45,8 @@ def adopt_task(
     if not (folder / TASK_FILE).exists():
         _propose(folder, agreed, console)
         return None
-    held = TaskData(_sound_task(folder), str(folder))
-    for line in _lines(held.task):
+    held = TaskData(sound_task(folder, partial(committed_files, folder)), str(folder))
+    for line in task_lines(held.task):
         console.print(f"  {line}", soft_wrap=True, markup=False)
     state.make()
     write_task_data(state.data, held)
@@ -56,15 +55,29 @@ def adopt_task(
     return held
 
 
-def settle_task(state: State, choices: RunConfig) -> TaskData:
-    """Return the task of the run. Raises StateError if the repository's pinned files or overnight.toml have changed
-    since `overnight init`; once a run has begun, the trainer tests the pinned files at every trial."""
-    held = read_task_data(state.data)
-    retry = f"overnight init --subject {choices.subject} --state {state.root}"
+def settle(state: State, choices: RunConfig, console: Console, *, begins: bool) -> Manifest | TaskData:
+    """Return what the trials of a run use: the text, or the task, which must not have changed.
+
+    Raises StateError, ShapeRefused or DataError.
+    """
+    if choices.task is None:
+        return settle_data(state, choices, console)
+    return settle_task(state, choices, begins=begins)
+
+
+def settle_task(state: State, choices: RunConfig, *, begins: bool) -> TaskData:
+    """Return the task of the run. Raises StateError if overnight.toml has changed since `overnight init`.
+
+    If a run `begins`, the pinned files are tested, too: ShapeRefused names the changed ones. Later, the trainer tests
+    them at every trial.
+    """
+    held, folder = read_task_data(state.data), Path(choices.subject)
+    retry = f"overnight init --subject {folder} --state {state.root}"
     if held is None or held.task.to_json() != choices.task:
-        raise StateError(f"the task of {choices.subject} is damaged in {state.data}", f"take it again: {retry}")
-    if not state.has_begun and _sound_task(Path(choices.subject)) != held.task:
-        raise StateError(f"{TASK_FILE} of {choices.subject} has changed", f"take it again: {retry}")
+        raise StateError(f"the task of {folder} is damaged in {state.data}", f"take it again: {retry}")
+    require_same_task(folder, held.task, retry=f"take it again: {retry}" if not state.has_begun else NOT_THIS_RUN)
+    if begins:
+        sound_task(folder, partial(committed_files, folder))
     return held
 
 
@@ -84,64 +97,3 @@ def _propose(folder: Path, agreed: Callable[[str], bool], console: Console) -> N
     if agreed(f"Write this as {folder / TASK_FILE}?"):
         (folder / TASK_FILE).write_text(text, encoding="utf-8")
         raise ShapeRefused(f"{TASK_FILE} is written; edit it, commit it, and repeat `overnight init`")
-
-
-def _sound_task(folder: Path) -> Task:
-    """Return the task of a repository. Raises ShapeRefused with all its faults."""
-    task = read_task(read_text(folder / TASK_FILE))
-    if not isinstance(task, Task):
-        raise _refusal(task)
-    if not (folder / task.edit).is_file():
-        raise ShapeRefused(f"{TASK_FILE}, edit: {task.edit} is no file of {folder}; name a committed one")
-    files = _files(folder, task.edit)
-    hashes = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in files.items()}
-    faults = (*faults_in(_resolved(task, folder), hashes, PurePosixPath(folder)), *_absent(task, folder))
-    if faults:
-        raise _refusal(faults)
-    return task
-
-
-def _files(folder: Path, edit: str) -> dict[str, str]:
-    """Return the committed Python files, by their names. Raises SubjectError, also for uncommitted changes."""
-    workspace = Workspace(folder, script=edit)
-    try:
-        workspace.require_clean()
-        workspace.require_portable(workspace.head())
-        files = workspace.files(workspace.head())
-    finally:
-        workspace.close()
-    return {name: text for name, text in files.items() if name != EDITABLE} | {edit: files[EDITABLE]}
-
-
-def _resolved(task: Task, folder: Path) -> Task:
-    """Return the task with absolute readable paths, so that no link hides where they lead."""
-
-    def resolved(paths: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(str((folder / path).resolve()) for path in paths)
-
-    score = None if task.score is None else replace(task.score, readable=resolved(task.score.readable))
-    return replace(task, readable=resolved(task.readable), score=score)
-
-
-def _absent(task: Task, folder: Path) -> tuple[TaskFault, ...]:
-    paths = [("readable", path) for path in task.readable]
-    paths += [] if task.score is None else [("score.readable", path) for path in task.score.readable]
-    return tuple(
-        TaskFault(where, f"{path} is not there", "create it, or leave it out")
-        for where, path in paths
-        if not (folder / path).exists()
-    )
-
-
-def _refusal(faults: tuple[TaskFault, ...]) -> ShapeRefused:
-    if len(faults) == 1:
-        return ShapeRefused(str(faults[0]))
-    return ShapeRefused(f"{len(faults)} faults: " + " ".join(f"({at}) {each}." for at, each in enumerate(faults, 1)))
-
-
-def _lines(task: Task) -> tuple[str, ...]:
-    return (
-        f"edits {task.edit}, runs `{' '.join(task.command)}` for at most {task.seconds:g} s",
-        f"{task.metric.name}: {task.metric.explained(task.degree)}",
-        f"{len(task.fixed)} pinned files, {len(task.readable)} readable paths",
-    )

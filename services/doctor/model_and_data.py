@@ -130,7 +130,7 @@ def _finding(manifest: bytes, fix: str) -> Finding:
 
     try:
         if (held := TaskData.from_manifest(manifest)) is not None:
-            return ok("data", f"the task of {held.repository}: {held.task.metric.name}, {held.task.degree}")
+            return ok("data", f"a task: {held.task.metric.name}, {held.task.degree}")
         prepared = TypeAdapter(Manifest).validate_json(manifest)
     except ValidationError as error:
         return fail("data", f"the manifest is damaged ({error.error_count()} faults)", fix)

@@ -12,6 +12,7 @@ from researcher.repository.repository import EDITABLE
 from services.doctor.environment import Environment
 from services.doctor.finding import Finding, fail, ok
 from services.machine.state import StateError
+from trainer.jobs.task import TASK_FILE
 
 ROOT_USER = 0
 
@@ -54,7 +55,7 @@ def of_this_user(facts: Environment) -> Finding:
     try:
         if folder == facts.state.subject and needs_repository(folder):
             return ok("subject", "the built-in one, made at the next start")
-        broken = _not_a_repository(folder)
+        broken = _not_a_repository(folder, EDITABLE if choices is None else choices.script)
     except PermissionError:
         return fail("subject", f"{folder} cannot be read by this user", f'sudo chown -R "$USER" {folder}')
     if broken:
@@ -64,13 +65,13 @@ def of_this_user(facts: Environment) -> Finding:
     return ok("subject", str(folder))
 
 
-def _not_a_repository(folder: Path) -> Finding | None:
+def _not_a_repository(folder: Path, script: str = EDITABLE) -> Finding | None:
     if not folder.is_dir():
         return fail(
             "subject", f"{folder} is not there", f"git clone your repository to {folder}, or name another folder"
         )
     if not (folder / ".git").exists():
         return fail("subject", f"{folder} is no git repository", f"git -C {folder} init, add and commit its files")
-    if not (folder / EDITABLE).is_file():
-        return fail("subject", f"{folder} holds no {EDITABLE}", f"put {EDITABLE} there and commit it")
+    if not (folder / TASK_FILE).is_file() and not (folder / script).is_file():
+        return fail("subject", f"{folder} holds no {script}", f"put {script} there and commit it")
     return None

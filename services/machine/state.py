@@ -16,7 +16,7 @@ from researcher.errors import OvernightError
 from researcher.files import write_whole
 from researcher.journal.database import JOURNAL_FILE, holds_run
 from trainer.jobs import Profile, profile_named
-from trainer.jobs.task import Task
+from trainer.jobs.task import Task, changes
 
 CHOICES_FILE = "night.json"
 DATA = "data"
@@ -183,14 +183,15 @@ class State:
         self._require_no_lost_journal()
         has_begun = self.has_begun
         before = self.choices() if has_begun or (self.data / "manifest.json").exists() else None
+        task = self._task(before, has_begun=has_begun)
         wanted = RunConfig(
             profile=profile or (before.profile if before else detect()),
             budget=budget if budget is not None else (before.budget if before else None),
             subject=self._name_of(subject.resolve()) if subject else before.subject if before else OWN_SUBJECT,
             text=str(text.resolve()) if text else (before.text if before else None),
             constants=(before.constants if before else None) or self._adopted_constants(),
-            script=before.script if before else "train.py",
-            task=before.task if before else None,
+            script=task["edit"] if task else before.script if before else "train.py",
+            task=task,
         )
         if before is not None and has_begun and set_aside is None:
             self._refuse_change(before, wanted)
@@ -245,15 +246,33 @@ class State:
         write_whole(self.journal / SETTINGS_FILE, json.dumps(dict(settings), indent=1).encode())
 
     def _adopted_constants(self) -> dict[str, int] | None:
-        """Return the constants of the prepare.py that gave the data, None if the data are Overnight's own.
-
-        In containers, only the manifest of the data holds them.
-        """
-        try:
-            found = json.loads((self.data / "manifest.json").read_bytes()).get("constants")
-        except (OSError, ValueError):
-            return None
+        """Return the constants of the prepare.py that gave the data, None if the data are Overnight's own."""
+        found = self._manifest().get("constants")
         return None if found is None else {str(name): int(value) for name, value in found.items()}
+
+    def _task(self, before: RunConfig | None, *, has_begun: bool) -> dict[str, Any] | None:
+        """Return the task of the run that has begun, else the one that the data hold, or None for a text.
+
+        Raises StateError if the data hold another task than the run has.
+        """
+        held, known = self._manifest().get("task"), before.task if before else None
+        if before is None or not has_begun:
+            return held or known
+        if known is not None and held not in (None, known):
+            words = "; ".join(changes(Task.from_json(known), Task.from_json(held)))
+            raise StateError(
+                f"the run in {self.root} has another task than its data: {words}",
+                "restore the task of the run; for another run, use another state, or other volumes",
+            )
+        return known
+
+    def _manifest(self) -> dict[str, Any]:
+        """Return the manifest of the data, which in containers alone has the constants or the task; {} without one."""
+        try:
+            found = json.loads((self.data / "manifest.json").read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
 
     @property
     def has_begun(self) -> bool:

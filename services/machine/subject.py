@@ -12,8 +12,9 @@ from researcher.repository.creation import create_repository, needs_repository
 from researcher.repository.earlier_runs import COPY
 from researcher.repository.repository import EDITABLE, PROGRAM, Workspace
 from researcher.source.knobs import set_knobs, set_ranges
-from services.machine.state import State
+from services.machine.state import RunConfig, State
 from trainer.jobs import Profile
+from trainer.jobs.task import TASK_FILE
 
 FIXED = "prepare.py"
 _OUR_DATA = "OVERNIGHT_DATA"  # the variable that every prepare.py of Overnight reads
@@ -43,17 +44,21 @@ def has_own_prepare(repository: Path) -> bool:
     return fixed.is_file() and _OUR_DATA not in read_text(fixed)
 
 
-def require_its_data(repository: Path | None, constants: dict[str, int] | None) -> None:
-    """Raise SubjectError if a repository has a prepare.py of its own and the data are Overnight's.
-
-    `constants` are those of the prepare.py that gave the data, None for Overnight's.
-    """
-    if repository is not None and constants is None and has_own_prepare(repository):
+def require_its_data(repository: Path | None, choices: RunConfig) -> None:
+    """Raise SubjectError if a repository has a prepare.py or a task of its own, and the data are Overnight's."""
+    if repository is None or choices.constants is not None or choices.task is not None:
+        return
+    own = next((name for name in (TASK_FILE, FIXED) if _is_own(repository, name)), None)
+    if own is not None:
         raise SubjectError(
-            f"{repository} has a {FIXED} of its own, and the data are Overnight's, because the container that prepares "
-            "them cannot read the repository; next: `chmod -R o+rX` the folder that SUBJECT_DIR names, and remove the "
-            "volume data"
+            f"{own} of {repository} names data of its own, and these are Overnight's, because the container that "
+            "prepares them cannot read the repository; next: `chmod -R o+rX` the folder that SUBJECT_DIR names, and "
+            "remove the volume data"
         )
+
+
+def _is_own(repository: Path, name: str) -> bool:
+    return has_own_prepare(repository) if name == FIXED else (repository / name).is_file()
 
 
 def repository_of(state: State) -> Path:

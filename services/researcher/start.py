@@ -33,11 +33,13 @@ from researcher.journal.reader import JournalReader
 from researcher.llm.backends import backend_named
 from researcher.loop.outages import OUTAGE_ERRORS, explain
 from researcher.report.view import PULL
+from services.adopt.task_check import require_committed
 from services.machine.gpus import AUTO
 from services.machine.state import RunConfig, State
 from services.machine.subject import require_its_data, settle_subject
 from trainer.jobs import ProfileError, RedisClient, Status, StatusKind, WorkerRole, connect
 from trainer.jobs.environment import Program, environment, python_command
+from trainer.jobs.task import Task
 
 logger = logging.getLogger("researcher")
 
@@ -103,6 +105,8 @@ def _carry_out(settings: ContainerSettings) -> Status:
     places = {"SUBJECT_DIR": state.subject, "JOURNAL_DIR": state.journal, "DATA_DIR": state.data}
     own = {name: str(path) for name, path in places.items()} | {"PROFILE": choices.profile}
     own["OWN_CONSTANTS"] = "" if choices.constants is None else json.dumps(choices.constants)
+    own["OWN_TASK"] = "" if choices.task is None else json.dumps(choices.task)
+    own["OWN_SCRIPT"] = choices.script
     code = _run(settings, environment(Program.PYTHON, researcher_settings(os.environ) | own))
     if code == REFUSED_CODE:
         return Status(StatusKind.REFUSED, "its log says why")
@@ -121,8 +125,10 @@ def _resolve_through_outages(settings: ContainerSettings, state: State) -> RunCo
         try:
             with closing(_open(settings)) as server:
                 choices = resolve_options(settings, RedisClient(server))
-            settle_subject(state, settings.user_repository, choices.trial_profile())
-            require_its_data(settings.user_repository, choices.constants)
+            settle_subject(state, settings.user_repository, choices.trial_profile(), choices.script)
+            require_its_data(settings.user_repository, choices)
+            if choices.task is not None and settings.user_repository is not None:
+                require_committed(settings.user_repository, Task.from_json(choices.task), begins=not state.has_begun)
             return choices
         except OUTAGE_ERRORS as error:
             words = explain(error, (state.journal, state.root), settings.redis_url)

@@ -10,8 +10,7 @@ from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
 from researcher.files import read_text
-from services.adopt.adopt import settle_data
-from services.adopt.task_adoption import settle_task
+from services.adopt.task_adoption import settle
 from services.machine.gpus import machine_profile, require_gpu
 from services.machine.installation import require
 from services.machine.state import State, StateError
@@ -35,7 +34,7 @@ def run_single_trial(state: State, file: Path, seed: int, profile_name: str | No
     choices = state.resolve(profile=profile_name, detect=lambda: machine_profile(os.environ, console.print))
     profile = choices.trial_profile()
     require_gpu(profile, os.environ)
-    held = settle_data(state, choices, console) if choices.task is None else settle_task(state, choices)
+    held = settle(state, choices, console, begins=not state.has_begun)
     files = _files(state.user_repository(choices) or state.subject, file, render_subject(profile))
     attempt = _attempt(state)
     spec = TrialSpec(

@@ -20,14 +20,16 @@ from services.machine.runs import earlier_runs
 from services.machine.state import State, StateError
 from services.views.show import NothingToShow, open_bus_if_known
 from services.views.terminal import print_error
+from trainer.jobs import Degree, share_of
 
 
 @dataclass(frozen=True)
 class ListedRun:
-    """One run of a state. `started_at` is in seconds since the epoch, `best` and the gains are in bits per byte.
+    """One run of a state. `started_at` is in seconds since the epoch, `best` and `gain` are in the unit of the metric.
 
-    `best` is the mean of all scores of the best version, None before the baseline is measured. `gain` is the confirmed
-    gain over the baseline, None without one, and `gain_share` the same as a share of the baseline's score.
+    `best` is the mean of all values of the best version, None before the baseline is measured. `gain` is the confirmed
+    gain over the baseline, None without one, and `gain_share` the same as a share of the baseline's value; None for a
+    baseline of 0. A gain above 0 is better. `metric` is the name, and `degree` the trust in its values.
     """
 
     tag: str
@@ -39,6 +41,22 @@ class ListedRun:
     gain: float | None
     gain_share: float | None
     folder: str
+    metric: str
+    degree: Degree
+
+    @property
+    def best_text(self) -> str:
+        """The best value with the name of the metric, and whether the script claims it."""
+        if self.best is None:
+            return "-"
+        return f"{self.metric} {self.best:.6f}" + (" (claimed)" if self.degree is Degree.CLAIMED else "")
+
+    @property
+    def gain_text(self) -> str:
+        """The confirmed gain as a share of the baseline; without a share, in the unit of the metric."""
+        if self.gain_share is not None:
+            return percent(self.gain_share)
+        return "-" if self.gain is None else f"{self.gain:+.6f}"
 
 
 def show_runs(state: State, console: Console, *, as_json: bool) -> None:
@@ -60,8 +78,8 @@ def show_runs(state: State, console: Console, *, as_json: bool) -> None:
             moment_text(each.started_at),
             each.state,
             str(each.experiments),
-            "-" if each.best is None else f"{each.best:.6f}",
-            "-" if each.gain_share is None else percent(each.gain_share),
+            each.best_text,
+            each.gain_text,
         )
     console.print(table)
     for each in found:
@@ -83,7 +101,7 @@ def _read(state: State) -> ListedRun | None:
     with JournalReader(state.journal) as history:
         report = snapshot(history, open_bus_if_known(state), state.require_run().trial_profile(), time.time())
     document = report.document()
-    if document.run is None or document.times is None or document.progress is None:
+    if document.run is None or document.times is None or document.progress is None or document.metric is None:
         return None
     gain = document.gain
     confirmed = None if gain is None else gain.confirmed
@@ -95,6 +113,8 @@ def _read(state: State) -> ListedRun | None:
         experiments=document.progress.measured,
         best=None if document.best is None else document.best.value,
         gain=confirmed,
-        gain_share=None if gain is None or confirmed is None else confirmed / gain.baseline,
+        gain_share=None if gain is None or confirmed is None else share_of(confirmed, gain.baseline),
         folder=str(state.root),
+        metric=document.metric.name,
+        degree=document.metric.degree,
     )

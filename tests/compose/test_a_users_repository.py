@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from services.machine.subject import render_subject
-from tests import TESTS
-from tests.compose.stack import Stack, removed_at_the_end, run, spoiled
+from tests import ROOT, TESTS
+from tests.compose.stack import MEASURED, Stack, removed_at_the_end, run, spoiled
 from trainer.jobs import profile_named
 
 pytestmark = [
@@ -28,6 +28,15 @@ pytestmark = [
 
 OWNER = 4321
 OWN = TESTS / "subjects" / "own"
+ROUTES = ROOT / "services" / "adopt" / "examples" / "routes"
+READS = """\
+import pathlib
+print("advice:", pathlib.Path("advice.txt").read_text())
+try:
+    print("repository:", *pathlib.Path("/state/user-repository").iterdir())
+except OSError as error:
+    print("repository:", error.strerror)
+"""
 LOOKS = """\
 import glob
 print("validation text:", len(glob.glob("/var/tmp/**/val.txt", recursive=True)), "files")
@@ -79,6 +88,23 @@ def adopted(checkout: Path, images: None) -> Iterator[tuple[Stack, Path]]:
 
 
 @pytest.fixture
+def task(checkout: Path, images: None) -> Iterator[tuple[Stack, Path]]:
+    """A stack for the example with the round trip, whose script also reads an uncommitted file; not started."""
+    files = {path.name: path.read_text() for path in ROUTES.iterdir() if path.is_file()}
+    files["overnight.toml"] = files["overnight.toml"].replace("readable = []", 'readable = ["advice.txt"]', 1)
+    files["plan.py"] += READS
+    files[".gitignore"] = "advice.txt\n"
+    shell = {"RESEARCHER_USER": f"{OWNER}:{OWNER}", "LLM": "none", "EXPERIMENTS": "2"}
+    with of_the_owner(files) as folder:
+        folder.chmod(0o755)
+        (folder / "advice.txt").write_text("go round")
+        shell["SUBJECT_DIR"] = str(folder)
+        stack = Stack(f"overnight-task-{os.getpid()}", checkout, shell, user=f"{OWNER}:{OWNER}")
+        with removed_at_the_end(stack):
+            yield stack, folder
+
+
+@pytest.fixture
 def own(checkout: Path, images: None, repository: Path) -> Iterator[Stack]:
     """Not started. No LLM: the optimiser alone."""
     shell = {"SUBJECT_DIR": str(repository), "RESEARCHER_USER": f"{OWNER}:{OWNER}", "LLM": "none", "EXPERIMENTS": "1"}
@@ -121,6 +147,40 @@ def test_repository_with_a_prepare_of_its_own_is_measured_in_the_sandbox(adopted
     assert git(folder, "status", "--porcelain", "--branch") == "## main\n"
     stack.compose("up", "--detach", "--wait")
     assert "data: nothing to do" in stack.compose("logs", "--no-log-prefix", "data").stdout
+
+
+def test_a_task_is_measured_in_the_sandbox_and_its_run_is_not_resumed_on_another_metric(
+    task: tuple[Stack, Path],
+) -> None:
+    stack, folder = task
+
+    stack.up()
+    stack.open_eye()
+    stack.wait_for_end()
+
+    said = stack.compose("logs", "--no-log-prefix", "data").stdout
+    assert "edits plan.py, runs `python plan.py` for at most 20 s" in said
+    assert "length: km, lower is better" in said
+    assert stack.rows("SELECT DISTINCT outcome FROM trial WHERE experiment = 1") == [["ok"]]
+    log = stack.seen("sh", "-c", "cat /state/trials/*-0-t*/log.txt")
+    assert "advice: go round" in log
+    assert "repository: No such file or directory" in log
+    assert stack.audit()["faults"] == []
+    assert stack.seen("head", "-1", "/state/subject/results.tsv").startswith("commit\tlength\t")
+    assert "length" in stack.execute("researcher", "overnight", "status", "--verbose")
+    measured = stack.ask(MEASURED)
+    assert measured == 2
+    assert git(folder, "status", "--porcelain", "--branch") == "## main\n"
+
+    text = (folder / "overnight.toml").read_text()
+    (folder / "overnight.toml").write_text(text.replace('direction = "lower"', 'direction = "higher"'))
+    refused = stack.compose("up", "--detach", "--wait", check=False)
+    assert refused.returncode != 0
+    assert "metric.direction was lower, and is higher now" in stack.compose("logs", "--no-log-prefix", "data").stdout
+    (folder / "overnight.toml").write_text(text)
+    stack.compose("up", "--detach", "--wait")
+    assert "data: nothing to do" in stack.compose("logs", "--no-log-prefix", "data").stdout
+    assert stack.ask(MEASURED) == measured
 
 
 def git(repository: Path, *arguments: str) -> str:

@@ -1141,8 +1141,8 @@ GUARDS = (
     Guard(
         "a prepare.py of a user never meets data of Overnight",
         "services/machine/subject.py",
-        "repository is not None and constants is None and has_own_prepare(repository)",
-        "False",
+        "    if own is not None:",
+        "    if False:",
         "services/adopt/test_in_containers.py::test_a_prepare_of_ones_own_that_gave_no_data_is_refused",
     ),
     Guard(
@@ -4004,9 +4004,9 @@ GUARDS = (
     ),
     Guard(
         "a pinned file has the same content after the command",
-        "trainer/trial/task_trial.py",
-        "(name := changed_file(subject, task.fixed)) is not None:",
-        "(name := None) is not None:",
+        "trainer/trial/output_folder.py",
+        "    if name is not None:",
+        "    if False:",
         _TASK_TRIAL + "what_gives_no_value",
     ),
     Guard(
@@ -4071,5 +4071,47 @@ GUARDS = (
         "            shutil.copyfile(file, partial)\n            sync(partial)",
         "            shutil.copyfile(file, self.folder / file.name)\n            shutil.copyfile(file, partial)",
         _BACKUP + "a_full_disk_at_the_place_keeps_the_backup_before",
+    ),
+    Guard(
+        "a task on which a run may rest is not replaced in a container",
+        "services/trainer/prepare.py",
+        "    if held is not None and held != wanted:",
+        "    if False:",
+        "services/adopt/test_task_in_containers.py::test_a_run_is_not_resumed_on_another_task",
+    ),
+    Guard(
+        "a link among the files of a task is not followed when they are copied",
+        "services/trainer/task_inputs.py",
+        "symlinks=True",
+        "symlinks=False",
+        "services/adopt/test_task_in_containers.py::test_a_link_in_a_readable_folder_opens_nothing",
+    ),
+    Guard(
+        "a damaged copy of a task's files is made again",
+        "services/trainer/task_inputs.py",
+        "return place.is_dir() and _digest(place, _inside(held.task)) == place.name",
+        "return place.is_dir()",
+        "services/adopt/test_task_in_containers.py::test_a_second_start_does_nothing_and_makes_a_damaged_copy_again",
+    ),
+    Guard(
+        "a run is not resumed on another task",
+        "services/adopt/task_check.py",
+        "    if found == task:",
+        "    if True:",
+        "services/adopt/test_task_in_containers.py::test_the_researcher_refuses_what_is_not_committed",
+    ),
+    Guard(
+        "the command of a task has no dry run",
+        "researcher/queues/dry_runs.py",
+        "        if self._profile.task is not None:",
+        "        if False:",
+        "researcher/queues/test_dry_runs.py::test_the_command_of_a_task_has_no_dry_run",
+    ),
+    Guard(
+        "the script of a task is judged as one",
+        "researcher/source/validation.py",
+        "of_task = not read_facts(incumbent_source).entry_points",
+        "of_task = False",
+        "researcher/source/test_policy.py::test_the_script_of_a_task_may_use_files_and_its_own_data",
     ),
 )

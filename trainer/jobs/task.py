@@ -104,6 +104,24 @@ class TaskFault:
         return f"{TASK_FILE}, {self.where}: {self.fault}; {self.next_step}"
 
 
+def changes(before: Task, after: Task) -> tuple[str, ...]:
+    """Return a sentence for each key of overnight.toml that has changed, with both values."""
+    old, new = _by_key(before.to_json()), _by_key(after.to_json())
+    return tuple(
+        f"{key} was {old.get(key, 'not set')}, and is {new.get(key, 'not set')} now"
+        for key in dict.fromkeys((*old, *new))
+        if old.get(key) != new.get(key)
+    )
+
+
+def _by_key(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the values of nested tables by their dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= _by_key(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
+
+
 def faults_of(task: Task) -> tuple[TaskFault, ...]:
     """Return the faults of a task that need no look at the repository."""
     return (*_faults_of_paths(task), *_faults_of_values(task), *_faults_of_score(task))

@@ -19,7 +19,7 @@ from trainer.candidate.protocol import Channel, ChannelMessage
 from trainer.data.task_data import TaskData
 from trainer.jobs import CLAIMED_BY, Degree, Outcome, Progress, TrialSpec
 from trainer.jobs.redaction import redaction
-from trainer.jobs.task import ScoreCommand
+from trainer.jobs.task import ScoreCommand, Task
 from trainer.sandbox.cleanup import clear
 from trainer.sandbox.landlock import READ
 from trainer.sandbox.launch import GuardedProcess, Launch
@@ -28,7 +28,7 @@ from trainer.sandbox.visible_paths import Grant, grants
 from trainer.scoring.cross_entropy import Unscorable
 from trainer.trial.disk_usage import Holdings, can_be_counted
 from trainer.trial.outcome import Observation, Termination, classify
-from trainer.trial.output_folder import changed_file, output_fault
+from trainer.trial.output_folder import fault_as_user, fault_of_files
 from trainer.trial.printed_metric import printed_value
 from trainer.trial.supervise import Supervisor
 
@@ -78,18 +78,22 @@ def run_task(
     )
     supervisor = _supervised(spec, held, config, command, report, preempted)
     ended = _ended(supervisor, task.seconds)
-    subject = config.folder / "subject"
-    if ended.outcome is Outcome.OK and (name := changed_file(subject, task.fixed)) is not None:
-        ended = Termination(Outcome.UNSCORABLE, f"it changed {name}, which is pinned")
+    if ended.outcome is Outcome.OK and (fault := _files_fault(spec, task, config)) is not None:
+        ended = Termination(Outcome.UNSCORABLE, fault)
     if ended.outcome is not Outcome.OK:
         return TaskRun(supervisor, ended, None, evaluator)
     if task.score is None:
         value = printed_value(supervisor.sink.text(), task.metric.name)
         return TaskRun(supervisor, *_judged(value, task.metric.name, "it"), evaluator)
-    fault = output_fault(subject / task.score.output, spec.caps.file_mib)
-    if fault is not None:
-        return TaskRun(supervisor, Termination(Outcome.UNSCORABLE, fault), None, evaluator)
     return TaskRun(supervisor, *_scored(spec, held, config, task.score, files, preempted), evaluator)
+
+
+def _files_fault(spec: TrialSpec, task: Task, config: WorkerConfig) -> str | None:
+    """Return why the files that the command left cannot be scored, or None."""
+    subject, output = config.folder / "subject", None if task.score is None else task.score.output
+    if config.user is None:
+        return fault_of_files(subject, task.fixed, output, spec.caps.file_mib)
+    return fault_as_user(subject, task.fixed, output, spec.caps.file_mib, config.user)
 
 
 def pins_fault(spec: TrialSpec, held: TaskData) -> str | None:

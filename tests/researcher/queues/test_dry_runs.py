@@ -23,6 +23,7 @@ from tests.fixtures.loop_in_process import opened
 from tests.fixtures.scripted_run import FILES, SUBJECT, ScriptedRun
 from tests.researcher.proposers.test_proposers import Rests, asking
 from trainer.jobs import (
+    BITS_PER_BYTE,
     DRY_RUNS,
     RUN_DRY_RUN,
     DryRunResult,
@@ -34,6 +35,7 @@ from trainer.jobs import (
     WorkerRole,
     profile_named,
 )
+from trainer.jobs.task import Task
 from trainer.worker.heartbeat import IDLE, Heartbeat
 
 FAILS = SUBJECT + "# dry run: fails: shape '[8, 3]' is invalid\n"
@@ -78,6 +80,15 @@ def test_candidate_that_fails_where_the_incumbent_passes_is_refused_with_line_an
     with pytest.raises(Rejected, match=rf"in line {LINE}: shape '\[8, 3\]' is invalid"):
         asks(scripted_run, said).reject_failing(FAILS, SUBJECT, nothing)
     assert said == []
+
+
+def test_the_command_of_a_task_has_no_dry_run(scripted_run: ScriptedRun, worker: None) -> None:
+    task = Task("solve.py", ("python", "solve.py"), 20.0, "SEED", 0.01, BITS_PER_BYTE, {})
+    profile = profile_named("cpu").of_task(task)
+
+    DryRuns(scripted_run.bus, profile, lambda: FILES, [].append).reject_failing(FAILS, SUBJECT, nothing)
+
+    assert scripted_run.bus.queue(DRY_RUNS).finished_job_registry.get_job_ids() == []
 
 
 @pytest.mark.parametrize(

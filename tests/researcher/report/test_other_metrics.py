@@ -27,7 +27,9 @@ from researcher.report.results_table import ResultsTable, cell
 from researcher.report.snapshot import snapshot
 from researcher.report.view import headline
 from researcher.source.proposal import Candidate, ProposerName
+from services.machine.state import RunConfig, State
 from services.views.render import Scene, draw
+from services.views.runs import show_runs
 from tests.fixtures.journal_story import PROFILE, Story
 from trainer.jobs import BITS_PER_BYTE, Degree, Direction, Metric, Outcome
 from trainer.jobs.task import ScoreCommand, Task
@@ -99,6 +101,23 @@ def test_the_json_has_the_metric_and_its_values(story: Story) -> None:
     assert document.best.value == pytest.approx(0.6)
     assert document.gain is not None
     assert (document.gain.baseline, document.gain.confirmed) == (pytest.approx(0.5), pytest.approx(0.1))
+
+
+def test_the_list_of_runs_names_the_metric_of_each(tmp_path: Path) -> None:
+    state = State(tmp_path / "state")
+    task = Task("solve.py", ("python", "solve.py"), 20.0, "SEED", 0.01, ACCURACY, {})
+    state.write(RunConfig("cpu", None, "subject", None, task=task.to_json()))
+    story = Story(state.journal, metric=ACCURACY, degree=Degree.CLAIMED)
+    story.baseline(0.0, 0.0)
+    story.try_out("better", ACCURACY.score_of(0.6), Decision.KEEP)
+    story.claim([ACCURACY.score_of(0.6)] * 3, [ACCURACY.score_of(0.0)] * 3)
+    console = Console(width=200, record=True)
+
+    show_runs(state, console, as_json=False)
+
+    text = console.export_text()
+    assert "accuracy 0.600000 (claimed)" in text
+    assert "+0.600000" in text
 
 
 def test_the_live_view_shows_values(story: Story) -> None:

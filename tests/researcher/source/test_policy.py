@@ -10,7 +10,7 @@ from researcher.errors import Rejected
 from researcher.source.policy import Denied, violations
 from researcher.source.proposal import Proposal, ProposerName, SearchReplace, WholeFile
 from researcher.source.validation import validate
-from tests import TESTS
+from tests import ROOT, TESTS
 
 DEFAULT = (Path(trainer.__file__).parent / "subject" / "train.py").read_text()
 UPSTREAM = (TESTS / "subjects" / "own" / "train.py").read_text()
@@ -183,3 +183,51 @@ def test_a_whole_new_file_is_read_like_any_edit() -> None:
 
     with pytest.raises(Rejected, match="`socket`: a trial has no network"):
         validate(proposal, SMALL, lambda _: None)
+
+
+TASK = (ROOT / "services" / "adopt" / "examples" / "routes" / "plan.py").read_text()
+
+
+def refusal_of_task(code: str) -> str | None:
+    proposal = Proposal(ProposerName.LLM, "title", "hypothesis", (WholeFile(f"{code}\n{TASK}"),))
+    try:
+        validate(proposal, TASK, lambda _: None)
+    except Rejected as rejection:
+        return str(rejection)
+    return None
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["import pathlib\nadvice = pathlib.Path('advice.txt').read_text()", "def load(split): ...\nload(split='val')"],
+)
+def test_the_script_of_a_task_may_use_files_and_its_own_data(code: str) -> None:
+    assert refusal_of_task(code) is None
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        (
+            "import scipy",
+            "line 1: `scipy` is not installed with the trainer: no new packages: write it with those that",
+        ),
+        ("import random\nrandom.seed(1)", "line 2: `random.seed`: the seed comes from outside"),
+        ("import gc\ngc.get_objects()", "line 2: `gc.get_objects`: the score is taken outside of the script"),
+        ("import socket", "line 1: `socket`: a trial has no network"),
+    ],
+)
+def test_a_refusal_of_a_task_speaks_of_no_training(code: str, told: str) -> None:
+    refused = refusal_of_task(code)
+
+    assert refused is not None
+    assert told in refused
+    assert "prepare" not in refused
+    assert "torch" not in refused
+
+
+def test_the_script_of_a_task_needs_no_model() -> None:
+    before = TASK + "model = length(trip)\n"
+    proposal = Proposal(ProposerName.LLM, "title", "hypothesis", (WholeFile(TASK + "found = length(trip)\n"),))
+
+    assert validate(proposal, before, lambda _: None).source.endswith("found = length(trip)\n")

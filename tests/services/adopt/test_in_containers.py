@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,9 @@ from rich.console import Console
 from researcher.errors import SubjectError
 from services.adopt.own_data import OtherData
 from services.adopt.subject_check import ShapeRefused
-from services.machine.state import State
-from services.machine.subject import render_subject, require_its_data
-from services.trainer.prepare import home_of, own_files, take_over
+from services.machine.state import RunConfig, State
+from services.machine.subject import has_own_prepare, render_subject, require_its_data
+from services.trainer.prepare import home_of, python_files, take_over
 from tests import ROOT
 from tests.services.adopt.test_adopt import FILES, home, needs_landlock
 from trainer.data import verify
@@ -36,24 +37,26 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "repository"
 
 
-def test_only_a_prepare_of_ones_own_is_run(folder: Path, tmp_path: Path) -> None:
+def test_only_the_files_of_the_repository_are_read(folder: Path, tmp_path: Path) -> None:
     ours = tmp_path / "ours"
     ours.mkdir()
     for name, text in render_subject(CPU).items():
         (ours / name).write_text(text)
 
-    assert own_files(folder) == FILES
-    assert own_files(ours) is None
-    assert own_files(tmp_path / "nowhere") is None
+    assert python_files(folder) == FILES
+    assert has_own_prepare(folder)
+    assert not has_own_prepare(ours)
+    assert not has_own_prepare(tmp_path / "nowhere")
 
 
 def test_a_prepare_of_ones_own_that_gave_no_data_is_refused(folder: Path, tmp_path: Path) -> None:
-    require_its_data(folder, {"MAX_SEQ_LEN": 256})
-    require_its_data(tmp_path / "nowhere", None)
-    require_its_data(None, None)
+    ours = RunConfig("cpu", None, "subject", None)
+    require_its_data(folder, replace(ours, constants={"MAX_SEQ_LEN": 256}))
+    require_its_data(tmp_path / "nowhere", ours)
+    require_its_data(None, ours)
 
     with pytest.raises(SubjectError, match=re.escape("`chmod -R o+rX`")):
-        require_its_data(folder, None)
+        require_its_data(folder, ours)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +140,7 @@ def test_data_are_made_once_with_the_constants_and_other_settings_do_not_replace
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     said, state = io.StringIO(), State(tmp_path / "state")
-    console, cache = Console(file=said, width=300), str(home / ".cache" / "own-subject")
+    console, cache = Console(file=said, width=300), home / ".cache" / "own-subject"
     state.make()
 
     take_over(FILES, folder, CPU, state.data, cache, console)

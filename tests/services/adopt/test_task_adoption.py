@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from researcher.journal.reader import JournalReader
+from researcher.journal.records import Decision
 from services.adopt.adopt import Init
 from services.adopt.subject_check import ShapeRefused
-from services.adopt.task_adoption import settle_task, take
+from services.adopt.task_adoption import settle, settle_task, take
 from services.machine.state import State, StateError
+from tests import ROOT
+from tests.fixtures.journal_story import Story
 from trainer.data.task_data import TaskData, read_task_data
 from trainer.jobs import Degree
 
@@ -85,7 +91,7 @@ def test_a_task_becomes_the_choices_of_the_state(state: State, repository: Path)
     profile = choices.trial_profile()
     assert (choices.profile, choices.script, choices.subject) == ("cpu", "solve.py", str(repository.resolve()))
     assert (profile.task, profile.degree, profile.budget.amount) == (held.task, Degree.CLAIMED, 5.0)
-    assert settle_task(state, choices) == held
+    assert settle(state, choices, Console(record=True), begins=True) == held
 
 
 def test_a_proposal_is_written_only_with_consent(state: State, repository: Path) -> None:
@@ -142,12 +148,67 @@ def test_a_start_refuses_another_task_and_another_pinned_file(state: State, repo
 
     write_task(repository, task_file(seconds="6"))
     with pytest.raises(StateError, match="has changed"):
-        settle_task(state, choices)
+        settle_task(state, choices, begins=True)
     write_task(repository, task_file())
     (repository / "score.py").write_text("print('cost: 0')\n")
     commit(repository)
     with pytest.raises(ShapeRefused, match=r"score.py has changed since it was pinned"):
-        settle_task(state, choices)
+        settle_task(state, choices, begins=True)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        ('"cost"', '"price"', "metric.name was cost, and is price now"),
+        ('"lower"', '"higher"', "metric.direction was lower, and is higher now"),
+    ],
+)
+def test_a_run_of_another_metric_is_not_resumed_and_loses_nothing(
+    state: State, repository: Path, before: str, after: str, told: str
+) -> None:
+    write_task(repository, task_file())
+    held, _ = init(state, repository)
+    assert held is not None
+    choices = state.resolve(detect=lambda: "cpu")
+    story = Story(state.journal, metric=held.task.metric, degree=held.task.degree)
+    story.baseline(9.0, 10.0)
+    story.try_out("better", 8.0, Decision.KEEP)
+    story.journal.close()
+    kept = kept_by(state)
+
+    write_task(repository, task_file().replace(before, after))
+    resumed = subprocess.run(
+        [sys.executable, "-m", "services.cli", "run", "--experiments", "9", "--state", str(state.root)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"COLUMNS": "1000"},
+    )
+
+    assert resumed.returncode == 2
+    assert f"overnight.toml of {repository} has changed: {told}; the scores would not compare" in resumed.stderr
+    assert kept_by(state) == kept
+    write_task(repository, task_file())
+    assert settle_task(state, choices, begins=False) == held
+
+
+def kept_by(state: State) -> tuple[object, ...]:
+    """Return all that a run consists of: experiments, trials, choices, settings and task."""
+    with JournalReader(state.journal) as history:
+        rows = (history.run(), tuple(history.experiments()), tuple(history.trials()))
+    return (*rows, state.choices(), state.settings(), read_task_data(state.data))
+
+
+def test_a_run_goes_on_without_the_repository(state: State, repository: Path) -> None:
+    write_task(repository, task_file())
+    held, _ = init(state, repository)
+    choices = state.resolve(detect=lambda: "cpu")
+    (repository / "overnight.toml").unlink()
+
+    assert settle_task(state, choices, begins=False) == held
+    with pytest.raises(ShapeRefused, match=r"has no overnight.toml any more"):
+        settle_task(state, choices, begins=True)
 
 
 def test_the_seconds_of_a_task_are_no_option(state: State, repository: Path) -> None:

@@ -619,6 +619,16 @@ def test_folder_that_is_no_subject_is_told(well: Environment, repository: Path, 
     assert said in finding.found
 
 
+def test_a_task_edits_a_file_of_any_name(well: Environment, repository: Path) -> None:
+    held = {"SUBJECT_DIR": str(repository), "RESEARCHER_USER": f"{os.getuid()}:{os.getgid()}"}
+    (repository / "train.py").rename(repository / "plan.py")
+    assert in_containers(well, held).severity is Severity.FAIL
+
+    (repository / "overnight.toml").write_text('edit = "plan.py"\n')
+
+    assert in_containers(well, held).severity is Severity.OK
+
+
 def test_empty_folder_is_no_subject_since_docker_makes_one_of_a_mistyped_name(
     well: Environment, tmp_path: Path
 ) -> None:
@@ -745,7 +755,7 @@ def test_a_task_in_place_of_a_text_is_told(well: Environment) -> None:
 
     finding = named(examine(Mode.LOCAL, replace(well, installed_gpus=list)), "data")
 
-    assert (finding.severity, finding.found) == (Severity.OK, "the task of /srv/routes: accuracy, claimed")
+    assert (finding.severity, finding.found) == (Severity.OK, "a task: accuracy, claimed")
 
 
 @pytest.mark.parametrize(("model", "severity"), [("small", Severity.OK), ("large:9b", Severity.WARN)])

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests import ROOT
 from tests.fixtures.trials import CAPS, as_user, everything_dead
 from trainer.data.task_data import TaskData, write_task_data
 from trainer.jobs import Direction, Kind, Metric, Outcome, TrialResult, TrialSpec, files_digest, profile_named
@@ -149,6 +153,8 @@ def test_a_measured_value_is_that_of_the_score_command(run_task: RunTask) -> Non
             "import os\nos.rmdir('output')\nos.symlink('data', 'output')\n",
             "it left 'output', which is neither a file nor a folder",
         ),
+        ("import os\nos.rmdir('output')\n", "it left nothing to be scored"),
+        ("import os\nos.rename('../subject', '../gone')\n", "it changed helpers.py, which is pinned"),
         ("open('output/other.txt', 'w')\n", "the score command failed on its output (crashed)"),
         (f"{RIGHT}open('score.py', 'w').write('print(1)')\n", "it changed score.py, which is pinned"),
     ],
@@ -158,6 +164,40 @@ def test_a_forged_output_has_no_score(run_task: RunTask, solve: str, reason: str
 
     assert (result.outcome, result.val_bpb) == (Outcome.UNSCORABLE, None)
     assert result.reason == reason
+
+
+BOUNDED = """\
+import ctypes, os, sys
+for capability in (1, 2):  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH, from the bounding set
+    assert ctypes.CDLL(None).prctl(24, capability, 0, 0, 0) == 0
+os.execv(sys.executable, [sys.executable, "-c", *sys.argv[1:]])
+"""
+LOOKS = """\
+import sys
+from pathlib import Path
+from trainer.sandbox.launch import User
+from trainer.trial.output_folder import fault_as_user
+print(fault_as_user(Path(sys.argv[1]), {}, "output", 1, User.parse(sys.argv[2])))
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can be denied what root usually may")
+def test_a_worker_without_the_rights_of_root_sees_what_a_candidate_left(ground: Path) -> None:
+    work = ground / "closed-work"
+    (work / "output").mkdir(parents=True)
+    for path in (work, work / "output"):
+        os.chown(path, 64_321, 64_321)
+        path.chmod(0o700)
+    looks = [sys.executable, "-c", BOUNDED, LOOKS, str(work), "64321"]
+
+    def seen() -> str:
+        return subprocess.run(looks, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+    assert seen() == "it left nothing to be scored\n"
+    (work / "output" / "answers.txt").write_text("1 0 1 1")
+    assert seen() == "None\n"
+    (work / "output").chmod(0)
+    assert seen() == "it left a folder that cannot be read (Permission denied)\n"
 
 
 def test_a_candidate_reads_nothing_that_scores_it(run_task: RunTask) -> None:
