@@ -1231,7 +1231,7 @@ GUARDS = (
         "researcher/prompting/thoughts.py",
         "            kept.clear()",
         "            pass",
-        _THOUGHTS + "edit_weighed_in_thoughts_is_never_that_of_the_answer",
+        _THOUGHTS + "thoughts_that_a_template_opened_and_thoughts_that_never_end_are_gone",
     ),
     Guard(
         "a thought that never ends takes the rest",
