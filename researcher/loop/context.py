@@ -274,6 +274,10 @@ class RunContext:
         if result.outcome is Outcome.PREEMPTED:
             logger.info("%s was preempted; measuring it again", spec.id)
             trial = self.journal.attempt_again(trial, fault=False)
+        elif result.gpu_use is not None and (shared := result.gpu_use.disturbance) is not None:
+            logger.warning("%s %s: %s; measuring it again", spec.id, result.outcome, shared)
+            trial = self.journal.set_aside(trial, shared, failed=False, limited=False)
+            self.hold(PauseCause.GPU, f"trial {spec.id} is measured again: {shared}")
         elif (accident := accident_of(trial, result) or doubtful_failure(trial, result)) is not None:
             logger.warning("%s %s: %s; measuring it again", spec.id, result.outcome, accident)
             trial = self.journal.set_aside(trial, accident, failed=accident_of(trial, result) is None)

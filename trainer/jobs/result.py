@@ -123,6 +123,21 @@ class Device:
 
 
 @dataclass(frozen=True)
+class GpuUse:
+    """What else used the GPU of a trial. `llm_overlap_s` are the seconds of the timed phase in which the LLM answered,
+    or in which the lease was lost."""
+
+    llm_overlap_s: float = 0.0
+
+    @property
+    def disturbance(self) -> str | None:
+        """The reason why the trial trained less than others may have, as text, or None."""
+        if self.llm_overlap_s > 0:
+            return f"the LLM may have used the GPU for {self.llm_overlap_s:.1f} s of its training"
+        return None
+
+
+@dataclass(frozen=True)
 class TrialLog:
     """The kept log: its path below the trainer's results folder, and the end of its text."""
 
@@ -158,6 +173,7 @@ class TrialResult(Measurements):
     layers: tuple[str, ...] = ()
     probes: dict[str, float] = field(default_factory=dict)
     device: Device | None = None
+    gpu_use: GpuUse | None = None
     worker: str | None = None
     log: TrialLog | None = None
     disturbed: str | None = None

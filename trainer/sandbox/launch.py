@@ -130,6 +130,7 @@ class Launch:
 
     `orders` is the JSON argument of `module`, such as the runner or the probe. `env` is added to the usual environment.
     `user` is None for the trainer's own. `processes` limits the processes of another user, with room for threads.
+    `held_fds` stay open as long as the guardian lives, and the candidate does not get them.
     """
 
     folder: Path
@@ -143,6 +144,7 @@ class Launch:
     grants: list[Grant]
     user: User | None = None
     module: str = "trainer.candidate.runner"
+    held_fds: tuple[int, ...] = ()
 
 
 class GuardedProcess:
@@ -179,7 +181,7 @@ class GuardedProcess:
             stdout=subprocess.PIPE,
             stderr=log_write,
             env={GUARDIAN: str(launch.folder)},
-            pass_fds=(log_write, *launch.keep_fds),
+            pass_fds=(log_write, *launch.keep_fds, *launch.held_fds),
             start_new_session=True,
             cwd="/",
         )

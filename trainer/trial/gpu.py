@@ -43,6 +43,15 @@ def why_not_ready(caps: Caps) -> str | None:
     return None
 
 
+def gpu_name() -> str | None:
+    """Return the UUID of the first visible GPU, or None without an answer of the driver."""
+    try:
+        return ask_driver(lambda: next((str(pynvml.nvmlDeviceGetUUID(gpu)) for gpu in _visible()), None), _ASK_S)
+    except pynvml.NVMLError as fault:
+        log.info("the driver names no GPU: %s", fault)
+        return None
+
+
 def _listed() -> list[int]:
     """Return the pids that the driver lists on this worker's GPU.
 

@@ -200,6 +200,7 @@ def _launch(trial: TrialRun, buffers: Buffers, control_fd: int, replica_of: str 
         processes=spec.caps.processes,
         grants=[*grants(config.data), *trial.rows.access.grants],
         user=config.user,
+        held_fds=config.held_fds,
     )
 
 

@@ -327,6 +327,42 @@ def test_closed_drafting_gives_up_an_llm_that_hangs(scripted_run: ScriptedRun) -
         assert left.wait(DEADLINE_S)
 
 
+def answering_until(let: threading.Event) -> Callable[[object, Callable[[], None]], Draft]:
+    """An LLM that answers once it is let, and looks meanwhile whether it may go on."""
+
+    def ask(_: object, tick: Callable[[], None]) -> Draft:
+        while not let.wait(0.01):
+            tick()
+        return Draft(Proposal(ProposerName.LLM, "an answer", "", ()), rejected="it is none")
+
+    return ask
+
+
+def test_a_question_that_is_drained_ends_with_its_draft(scripted_run: ScriptedRun, drafting: Prefetch) -> None:
+    let, ticks = threading.Event(), count()
+
+    def tick() -> None:
+        if next(ticks) == 1:
+            let.set()
+
+    with closing(Journal(scripted_run.journal)):
+        drafting.begin(DraftRequest("x"), answering_until(let))
+        drafting.drain(tick)
+
+        assert collected(drafting).proposal.title == "an answer"
+
+
+def test_a_question_that_takes_too_long_is_cancelled_and_another_may_be_asked(
+    scripted_run: ScriptedRun, drafting: Prefetch
+) -> None:
+    with closing(Journal(scripted_run.journal)):
+        drafting.begin(DraftRequest("x"), answering_until(threading.Event()))
+        drafting.drain(lambda: None, limit_s=0)
+
+        assert drafting.is_idle
+        assert (drafting.under_way, drafting.collect(), drafting.waiting) == (None, None, ())
+
+
 def test_where_the_lease_says_no_nothing_is_asked(scripted_run: ScriptedRun) -> None:
     assert not Prefetch(scripted_run.journal, FixedPolicy(False)).is_idle
 
