@@ -116,12 +116,15 @@ class LeasedClient:
             return self._server.chat(messages, look, answer_tokens=answer_tokens, schema=schema, sampling=sampling)
 
     def unload(self, tick: Tick) -> None:
-        """Unload a model that does not stay on the GPU during trials. Raises ModelNotUnloaded or LlmUnavailable."""
+        """Unload a model that does not stay on the GPU during trials, and record the memory of one that stays.
+
+        Raises ModelNotUnloaded or LlmUnavailable.
+        """
         self._server.unload(tick)
-        if not self.beside:
-            with contextlib.suppress(GpuBusy):
-                for store in self._stores(tick):
-                    store.change(lambda lease, _: lease.with_llm(0))
+        llm_mib = self._server.loaded_mib()
+        with contextlib.suppress(GpuBusy):
+            for store in self._stores(tick):
+                store.change(lambda lease, _: lease.with_llm(llm_mib))
 
     def _stores(self, tick: Tick) -> list[LeaseStore]:
         """Return the leases, after an answer that nobody receives any more was ended at the server.

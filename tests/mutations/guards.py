@@ -4102,4 +4102,18 @@ GUARDS = (
         "researcher/loop/test_accidents.py::test_a_trial_that_the_llm_disturbed_is_measured_again_as_often_as_it_happens"
         "_and_the_run_says_so",
     ),
+    Guard(
+        "no trial begins beside a foreign process",
+        "trainer/worker/job_functions.py",
+        "if (words := gpu_watch.why_not_alone(hold.llm_mib, os.getppid())) is not None:",
+        "if (words := None) is not None:",
+        "trainer/worker/test_gpu_hold.py::test_no_trial_begins_beside_a_foreign_process",
+    ),
+    Guard(
+        "a trial above its cap of the GPU's memory is ended",
+        "trainer/trial/gpu_watch.py",
+        "        if self._over >= _OVER_SAMPLES:\n",
+        "        if False:\n",
+        "trainer/trial/test_gpu_watch.py::test_a_trial_above_its_cap_is_noticed_after_three_samples_in_a_row",
+    ),
 )

@@ -32,10 +32,12 @@ _LOOK_AGAIN_S = 0.25
 
 
 class GpuHold:
-    """A trial's hold of a GPU. `lock_fd` is the descriptor of the host's lock, to be kept open by the guardian."""
+    """A trial's hold of a GPU. `lock_fd` is the descriptor of the host's lock, to be kept open by the guardian, and
+    `llm_mib` the memory that the LLM holds at the start."""
 
-    def __init__(self, store: LeaseStore, holder: str, lock_fd: int) -> None:
+    def __init__(self, store: LeaseStore, holder: str, lock_fd: int, llm_mib: int) -> None:
         self.lock_fd = lock_fd
+        self.llm_mib = llm_mib
         self._store = store
         self._holder = holder
         self._phase = LeasePhase.STARTING
@@ -125,7 +127,7 @@ def held_gpu(
     with _host_lock(store.gpu, locks, wait) as lock_fd:
         while (why := _why_not_acquired(store, holder)) is not None:
             wait(why)
-        hold = GpuHold(store, holder, lock_fd)
+        hold = GpuHold(store, holder, lock_fd, store.read().lease.llm_mib)
         try:
             yield hold
         finally:

@@ -7,6 +7,7 @@ field. Folders come from the worker process, which sets them before it forks, ne
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -33,8 +34,9 @@ from trainer.jobs import (
 )
 from trainer.sandbox.guardian import kill_tree
 from trainer.sandbox.paths import WorkerConfig
-from trainer.trial import dry_run, trial
-from trainer.worker.gpu_hold import LOCKS, held_gpu
+from trainer.trial import dry_run, gpu_watch, trial
+from trainer.trial.run import vram_mib
+from trainer.worker.gpu_hold import LOCKS, GpuHold, held_gpu
 from trainer.worker.heartbeat import Heartbeat, Publisher
 
 log = logging.getLogger(__name__)
@@ -122,24 +124,36 @@ def _run(spec: TrialSpec, worker_state: WorkerState, report: Callable[[Progress]
     store = LeaseStore(connection, worker_state.gpu or UNNAMED_GPU)
     try:
         with held_gpu(store, spec.id, _stop_requested.is_set, worker_state.locks) as hold:
-
-            def told(progress: Progress) -> None:
-                hold.report(progress)
-                report(progress)
-
-            result = trial.run_trial(
-                spec,
-                replace(worker_state.config, held_fds=(hold.lock_fd,)),
-                told,
-                lambda: _stop_requested.is_set() or hold.is_fenced,
-                hold.use,
-            )
-            is_fenced = hold.is_fenced and not _stop_requested.is_set()
+            if (words := gpu_watch.why_not_alone(hold.llm_mib, os.getppid())) is not None:
+                return _lost(spec.id, f"it was not begun: {words}", worker_state.worker)
+            return _run_on_gpu(spec, worker_state, report, hold)
     except GpuTaken as taken:
         return _lost(spec.id, str(taken), worker_state.worker)
-    if is_fenced and result.outcome is Outcome.PREEMPTED:
+
+
+def _run_on_gpu(
+    spec: TrialSpec, worker_state: WorkerState, report: Callable[[Progress], None], hold: GpuHold
+) -> TrialResult:
+    """Run a trial that holds its GPU. It is ended if it loses the lease, or holds more memory than its cap."""
+    config = replace(worker_state.config, held_fds=(hold.lock_fd,))
+    with gpu_watch.watched_gpu(os.getppid(), vram_mib(spec, config)) as watch:
+
+        def told(progress: Progress) -> None:
+            hold.report(progress)
+            watch.report(progress)
+            report(progress)
+
+        def is_over() -> bool:
+            return _stop_requested.is_set() or hold.is_fenced or watch.over_cap is not None
+
+        result = trial.run_trial(spec, config, told, is_over, lambda: watch.use(hold.use()))
+    if result.outcome is not Outcome.PREEMPTED or _stop_requested.is_set():
+        return result
+    if hold.is_fenced:
         return replace(result, outcome=Outcome.LOST, reason="it lost the GPU: its beats did not reach Redis in time")
-    return result
+    assert watch.over_cap is not None, "nothing else ends a trial here"
+    disturbed = "other processes may have taken the memory of the GPU"
+    return replace(result, outcome=Outcome.OUT_OF_MEMORY, reason=watch.over_cap, disturbed=disturbed)
 
 
 def run_dry_run(spec_json: dict[str, Any]) -> dict[str, Any]:

@@ -6,15 +6,18 @@ import dataclasses
 import fcntl
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from services.redis.server import RedisServer
+from tests.doubles.nvml import NvmlGpu, NvmlLibrary, install_nvml
 from tests.fixtures.trials import CAPS, MakeSpec, everything_dead, wait_for
 from trainer.jobs import (
     HOLD_S,
@@ -31,6 +34,7 @@ from trainer.jobs import (
     gpu_lease,
 )
 from trainer.sandbox.paths import WorkerConfig
+from trainer.trial import gpu
 from trainer.trial.trial import run_trial
 from trainer.worker import gpu_hold, job_functions
 from trainer.worker.gpu_hold import GpuHold, held_gpu
@@ -281,3 +285,38 @@ def test_trials_of_two_gpus_do_not_wait_for_each_other(bus: RedisClient, store: 
 
     with held_gpu(store, "one", is_running, tmp_path, 0), held_gpu(other, "two", is_running, tmp_path, 0):
         assert store.read().lease.phase is other.read().lease.phase is LeasePhase.STARTING
+
+
+class FillsUp(NvmlLibrary):
+    """The used memory of its GPU grows with every question."""
+
+    def nvmlDeviceGetMemoryInfo(self, handle: Any, memory: Any) -> int:  # noqa: N802 NVML's name
+        self.gpus = [dataclasses.replace(self.gpus[0], used_mib=self.gpus[0].used_mib + 1500)]
+        return super().nvmlDeviceGetMemoryInfo(handle, memory)
+
+
+def test_a_trial_that_holds_more_than_its_cap_is_ended_and_measured_once_more(
+    run_job: RunJob, spec: MakeSpec, config: WorkerConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_nvml(monkeypatch, FillsUp([NvmlGpu("NVIDIA H100", 81920)]))
+    monkeypatch.setattr(gpu, "numbers_match", lambda: False)
+
+    result = run_job(spec("hangs_in_training", caps=ON_A_GPU))
+
+    assert result.outcome is Outcome.OUT_OF_MEMORY
+    assert re.fullmatch(r"it held \d+ MiB of the GPU; the cap is 9000 MiB", result.reason)
+    assert result.disturbed is not None
+    assert everything_dead(config.work)
+
+
+def test_no_trial_begins_beside_a_foreign_process(
+    store: LeaseStore, run_job: RunJob, spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_nvml(monkeypatch, NvmlLibrary([NvmlGpu("NVIDIA H100", 81920, used_mib=40000)]))
+    monkeypatch.setattr(gpu, "numbers_match", lambda: False)
+
+    result = run_job(spec("tiny", caps=ON_A_GPU))
+
+    assert result.outcome is Outcome.LOST
+    assert result.reason.startswith("it was not begun: other processes hold 40000 MiB of the GPU")
+    assert store.read().lease.phase is LeasePhase.IDLE
