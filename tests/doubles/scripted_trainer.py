@@ -7,8 +7,9 @@ first measurement of every trial so and reports that the cause may have come fro
 only in trials of that kind), `# stumble: crashed 1` does the same without this report, `# lost of confirm: 2` loses the
 first two attempts; `# slow: 2` (or fast) reports a slow machine in the first two attempts of every trial, and `#
 steady` reports that the training was as fast as ever; `# overlap: 2` reports an answer of the LLM in the timed phase of
-the first two measurements. It works on the real queue through RQ, with the contract's types,
-in a process of its own: `python -m tests.doubles.scripted_trainer --redis URL [--password-file FILE]`.
+the first two measurements, and `# hot: 2` a GPU that is too hot in them. It works on the real queue through RQ, with
+the contract's types, in a process of its own: `python -m tests.doubles.scripted_trainer --redis URL [--password-file
+FILE]`.
 """
 
 from __future__ import annotations
@@ -92,10 +93,18 @@ def _fate(spec: TrialSpec, source: str) -> tuple[Outcome, str | None]:
     return Outcome(mark("fate") or Outcome.OK), None
 
 
-def _gpu_use(spec: TrialSpec, source: str) -> GpuUse | None:
-    """Return how the LLM disturbed this measurement, or None without such a mark."""
-    overlap = re.search(r"# overlap: (\d+)", source)
-    return None if overlap is None else GpuUse(llm_overlap_s=2.0 if spec.repeat < int(overlap.group(1)) else 0.0)
+def _gpu_use(spec: TrialSpec, source: str) -> GpuUse:
+    """Return how the LLM disturbed this measurement, and the clock of the GPU."""
+
+    def is_marked(name: str) -> bool:
+        found = re.search(rf"# {name}: (\d+)", source)
+        return found is not None and spec.repeat < int(found.group(1))
+
+    return GpuUse(
+        llm_overlap_s=2.0 if is_marked("overlap") else 0.0,
+        clock_mhz=1200.0 if is_marked("hot") else 1980.0,
+        throttled=("thermal slowdown",) if is_marked("hot") else (),
+    )
 
 
 def _unseen(score: float | None, source: str) -> float | None:

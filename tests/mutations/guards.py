@@ -4116,4 +4116,11 @@ GUARDS = (
         "        if False:\n",
         "trainer/trial/test_gpu_watch.py::test_a_trial_above_its_cap_is_noticed_after_three_samples_in_a_row",
     ),
+    Guard(
+        "a trial on a GPU that was too hot is measured again",
+        "researcher/loop/context.py",
+        "            difference = clock_differed(result.gpu_use, known_mhz)\n",
+        "            difference = None\n",
+        "researcher/loop/test_accidents.py::test_a_trial_on_a_gpu_that_was_too_hot_is_measured_again_and_at_last_judged",
+    ),
 )
