@@ -4123,4 +4123,12 @@ GUARDS = (
         "            difference = None\n",
         "researcher/loop/test_accidents.py::test_a_trial_on_a_gpu_that_was_too_hot_is_measured_again_and_at_last_judged",
     ),
+    Guard(
+        "a question in progress is waited for before another one",
+        "researcher/proposers/llm_proposer.py",
+        "        self._drain(turn.tick)\n",
+        "",
+        "researcher/proposers/test_prefetch.py::test_an_llm_on_the_gpu_of_the_trials_drafts_while_one_is_scored_and_never"
+        "_while_one_is_timed",
+    ),
 )

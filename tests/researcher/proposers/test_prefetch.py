@@ -18,6 +18,7 @@ from researcher.errors import EditError
 from researcher.journal.reader import JournalReader
 from researcher.journal.records import Goal, RequestState
 from researcher.journal.writer import Journal
+from researcher.llm.leased import LeasedClient, LeasedPolicy
 from researcher.llm.ollama import OllamaClient, OllamaSettings
 from researcher.loop.context import RunContext
 from researcher.loop.loop import run_until_goal
@@ -38,7 +39,8 @@ from tests.doubles.ollama_server import Turn, ollama_double
 from tests.fixtures.loop_in_process import opened
 from tests.fixtures.scripted_run import SUBJECT, ScriptedRun
 from tests.researcher.proposers.test_proposers import Rests, asking
-from trainer.jobs import Outcome, TrialResult, TrialSpec
+from trainer.jobs import LeasePhase, LeaseStore, Outcome, TrialResult, TrialSpec
+from trainer.worker.heartbeat import IDLE, Heartbeat
 
 DEADLINE_S = 60.0
 ELSEWHERE = """TITLE: another model
@@ -325,6 +327,42 @@ def test_closed_drafting_gives_up_an_llm_that_hangs(scripted_run: ScriptedRun) -
         assert begun.wait(DEADLINE_S)
         drafting.close()
         assert left.wait(DEADLINE_S)
+
+
+def test_an_llm_on_the_gpu_of_the_trials_drafts_while_one_is_scored_and_never_while_one_is_timed(
+    scripted_run: ScriptedRun,
+) -> None:
+    bus, published = scripted_run.bus, list[str]()
+    Heartbeat(bus.connection, "trainer-1", gpu="GPU-1").show(IDLE)
+    store = LeaseStore(bus.connection, "GPU-1")
+    with (
+        ollama_double([ELSEWHERE], model="small") as server,
+        opened(scripted_run, [], goal=Goal(0)) as run_context,
+    ):
+        scripted_run.start_trainer()
+        run_until_goal(run_context)
+        journal = run_context.journal
+        client = LeasedClient(OllamaClient(OllamaSettings(server.url, "small")), bus, beside=True)
+        with closing(Prefetch(scripted_run.journal, LeasedPolicy(client))) as drafting:
+            asks = asking(run_context, Rests(0, list), client, Mix.LLM, drafting=drafting, publish=published.append)
+            store.change(lambda lease, at: lease.acquired("trial", at))
+            for phase in (LeasePhase.STARTING, LeasePhase.TIMED):
+                store.change(lambda lease, at, phase=phase: lease.beaten("trial", phase, at))  # type: ignore[misc]
+                asks.proposers.draft_ahead(journal)
+                assert asks.proposers.next_draft(journal, SUBJECT, lambda: None) is None
+            assert (server.asked, drafting.under_way) == ([], None)
+            assert published[-1] == "waiting: a trial is timed on the GPU of the LLM"
+            assert journal.experiments()[1:] == [], "waiting is no answer that is missing"
+
+            store.change(lambda lease, at: lease.beaten("trial", LeasePhase.SCORING, at))
+            asks.proposers.draft_ahead(journal)
+            assert drafting.under_way is not None
+            store.change(lambda lease, at: lease.released("trial", at))
+            draft = asks.proposers.next_draft(journal, SUBJECT, lambda: None)
+
+    assert draft is not None
+    assert draft.candidate is not None
+    assert len(server.asked) == 1
 
 
 def answering_until(let: threading.Event) -> Callable[[object, Callable[[], None]], Draft]:
