@@ -38,6 +38,7 @@ from researcher.source.proposal import (
 from tests.doubles.ollama_server import Turn, ollama_double
 from tests.fixtures.loop_in_process import opened
 from tests.fixtures.scripted_run import SUBJECT, ScriptedRun
+from tests.fixtures.trials import wait_for
 from tests.researcher.proposers.test_proposers import Rests, asking
 from trainer.jobs import LeasePhase, LeaseStore, Outcome, TrialResult, TrialSpec
 from trainer.worker.heartbeat import IDLE, Heartbeat
@@ -356,7 +357,7 @@ def test_an_llm_on_the_gpu_of_the_trials_drafts_while_one_is_scored_and_never_wh
 
             store.change(lambda lease, at: lease.beaten("trial", LeasePhase.SCORING, at))
             asks.proposers.draft_ahead(journal)
-            assert drafting.under_way is not None
+            wait_for(lambda: len(server.asked) == 1, DEADLINE_S)
             store.change(lambda lease, at: lease.released("trial", at))
             draft = asks.proposers.next_draft(journal, SUBJECT, lambda: None)
 
