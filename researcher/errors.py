@@ -12,6 +12,7 @@ ResearcherError
 │   ├── LlmTimeout             the server accepted a question and did not begin to answer
 │   ├── ModelDoesNotFit        the model cannot be loaded as requested, or not completely onto the GPU
 │   ├── ModelNotUnloaded       the model stays on the GPU that a trial needs
+│   ├── GpuBusy                a trial needs the GPU of the LLM
 │   └── SpendingLimitReached   the possible cost of an answer exceeds the rest of the spending limit
 ├── BadLlmResponse   the LLM's response is no usable answer
 │   ├── ReasoningUsedUpOutput  the response contains reasoning only
@@ -74,6 +75,10 @@ class ModelDoesNotFit(LlmUnavailable):
 
 class ModelNotUnloaded(LlmUnavailable):
     """The model stays on the GPU that a trial needs."""
+
+
+class GpuBusy(LlmUnavailable):
+    """A trial needs the GPU of the LLM, so that no answer begins or goes on."""
 
 
 class SpendingLimitReached(LlmUnavailable):

@@ -14,6 +14,7 @@ from researcher.config.settings import Settings
 from researcher.files import write_whole
 from researcher.journal.records import Run
 from researcher.journal.writer import Journal
+from researcher.llm.leased import GpuServer, LeasedClient, LeasedPolicy
 from researcher.llm.openai import OpenAiClient, OpenAiSettings
 from researcher.loop.backups import Backups
 from researcher.loop.context import PauseBackoffs, RunContext
@@ -140,28 +141,44 @@ def _proposers(opened: Opened, publisher: StatusPublisher) -> Proposers:
         alone = f"as LLM={settings.llm} asks; the optimiser proposes alone"
         logger.info("no LLM, %s", alone)
         publisher.publish_status("llm", f"none, {alone}")
+    client = leased_client(settings, profile, opened.bus)
     files = cache(lambda: workspace.files(run.base_commit))  # all candidates share these files but train.py
     dry_runs = DryRuns(opened.bus, profile, files, lambda words: publisher.publish_status("dry_runs", words))
     return Proposers(
         mix=settings.proposer,
         vetting=Vetting(profile, workspace.program, dry_runs),
         optimizer=Optimizer(seed=run.seed, context=profile.context, sampler=settings.sampler()),
-        llm=first_llm(settings, profile),
+        llm=first_llm(settings, profile, client),
         stronger=stronger_llm(settings, opened.journal),
-        drafting=Prefetch(opened.journal.folder, gpu_sharing_policy(settings, profile)),
+        drafting=Prefetch(opened.journal.folder, gpu_sharing_policy(settings, profile, client)),
         shares=settings.shares(),
         folder=settings.journal_dir / "experiments",
         publish_status=lambda words: publisher.publish_status("llm", words),
     )
 
 
-def first_llm(settings: Settings, profile: Profile) -> Conversation | None:
-    """Build the LLM that takes turns with the optimiser, or return None if the settings ask for none."""
+def leased_client(settings: Settings, profile: Profile, bus: RedisClient) -> LeasedClient | None:
+    """Build the client of an LLM that shares the GPU of the trials, or return None where it does not."""
+    client_for = settings.backend.client
+    if profile.device == "cpu" or not settings.proposer.asks_llm or client_for is None:
+        return None
+    client = client_for(settings.llm_options(profile))
+    if not isinstance(client, GpuServer):
+        return None
+    return LeasedClient(client, bus, beside=settings.placement().resident)
+
+
+def first_llm(settings: Settings, profile: Profile, leased: LeasedClient | None = None) -> Conversation | None:
+    """Build the LLM that takes turns with the optimiser, or return None if the settings ask for none.
+
+    `leased` is its client if it shares the GPU of the trials.
+    """
     client_for = settings.backend.client
     if not settings.proposer.asks_llm or client_for is None:
         return None
     price = _price(settings.openai_price_in, settings.openai_price_out) if settings.backend.is_endpoint else None
-    return Conversation(client_for(settings.llm_options(profile)), secrets=settings.secrets(), price=price)
+    client = leased or client_for(settings.llm_options(profile))
+    return Conversation(client, secrets=settings.secrets(), price=price)
 
 
 def stronger_llm(settings: Settings, call_log: CallLog) -> Stronger | None:
@@ -186,12 +203,14 @@ def stronger_llm(settings: Settings, call_log: CallLog) -> Stronger | None:
     return Stronger(Conversation(metered, secrets=settings.secrets(), price=price), metered)
 
 
-def gpu_sharing_policy(settings: Settings, profile: Profile) -> GpuSharingPolicy:
+def gpu_sharing_policy(settings: Settings, profile: Profile, leased: LeasedClient | None) -> GpuSharingPolicy:
     """Return the policy that says whether the LLM may run beside a trial.
 
     A remote LLM uses nothing of a trial, and an LLM on the CPU nothing that a budget of processor seconds counts. On a
-    shared GPU a trial would train fewer steps, so there the LLM is asked between trials.
+    shared GPU a trial would train fewer steps, so there the LLM is asked between trials, and while one is scored.
     """
+    if leased is not None:
+        return LeasedPolicy(leased)
     return FixedPolicy(profile.device == "cpu" or not settings.backend.holds_gpu)
 
 

@@ -15,7 +15,7 @@ from typing import Literal
 import redis
 
 from trainer.candidate.runner import CONTEXT_MIB
-from trainer.jobs import PROFILES, RedisClient, WorkerRole, connect
+from trainer.jobs import PROFILES, UNNAMED_GPU, RedisClient, WorkerRole, connect
 from trainer.jobs.environment import replace_unprintable
 from trainer.sandbox import syscalls
 from trainer.sandbox.candidate_user import AUTO, SandboxUser, WorkFolderRefused, acquire
@@ -24,6 +24,7 @@ from trainer.sandbox.launch import User, UserRefused
 from trainer.sandbox.paths import WorkerConfig
 from trainer.sandbox.selftest import Unsafe, check_sandbox
 from trainer.trial import disk_space
+from trainer.trial.gpu import gpu_name
 from trainer.worker.job_functions import WorkerState, configure
 from trainer.worker.orphaned_jobs import take_over
 from trainer.worker.rq_worker import JOBS, OneQueueWorker
@@ -76,9 +77,10 @@ def _work(arguments: list[str] | None) -> int:
     except (WorkFolderRefused, NotSwept, Unsafe) as refusal:
         log.error("%s", refusal)
         return 2
+    gpu = None if options.dry_runs else _gpu(options.profile)
     no_user = None if sandbox_user.reason is None else sandbox_user.reason.found
     worker_state = WorkerState(
-        config, name, options.redis, password, options.profile, lambda: job.refused, no_user, role
+        config, name, options.redis, password, options.profile, lambda: job.refused, no_user, role, gpu
     )
     configure(worker_state)
     heartbeat = replace(worker_state.heartbeat(), file=options.heartbeat_file)
@@ -102,6 +104,13 @@ def _work(arguments: list[str] | None) -> int:
         sandbox_user.release()
     log.info("%s has stopped", name)
     return 0
+
+
+def _gpu(profile: str | None) -> str | None:
+    """Return the name of the worker's GPU for its lease, or None if its trials use none."""
+    if profile is not None and PROFILES[profile].device == "cpu":
+        return None
+    return gpu_name() or (None if profile is None else UNNAMED_GPU)
 
 
 def _require_sandbox(config: WorkerConfig, options: argparse.Namespace) -> None:

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from researcher.journal.records import Trial
-from trainer.jobs import Calibration, Kind, Outcome, TrialResult
+from trainer.jobs import Calibration, GpuUse, Kind, Outcome, TrialResult
 
 REPEATS_LIMIT = 2
 REFERENCE_TRIALS = 5
@@ -54,6 +54,21 @@ def machine_differed(speed: Calibration, known: Sequence[Calibration]) -> Differ
         words = f"the machine was {usual_s / max(sides) - 1:.0%} faster than usual, {allowed:.0%} is allowed"
         return Difference(words, faster=True)
     return None
+
+
+def clock_differed(use: GpuUse, known_mhz: Sequence[float]) -> Difference | None:
+    """Compare the GPU's clock in the timed phase with that of the reference. Return None within the band.
+
+    A GPU is calibrated before training only, and heat lowers its clock later.
+    """
+    if use.clock_mhz is None or not known_mhz:
+        return None
+    usual_mhz, allowed = median(known_mhz), band(known_mhz)
+    if usual_mhz / (1 + allowed) <= use.clock_mhz <= usual_mhz * (1 + allowed):
+        return None
+    why = f" ({', '.join(use.throttled)})" if use.throttled else ""
+    words = f"the GPU's clock was {use.clock_mhz:.0f} MHz{why}, usual are {usual_mhz:.0f}, {allowed:.0%} is allowed"
+    return Difference(words, faster=use.clock_mhz > usual_mhz)
 
 
 def judged_all_the_same(

@@ -196,6 +196,17 @@ class JournalReader:
         )
         return [Calibration(row["before_s"], row["after_s"]) for row in rows]
 
+    def known_clocks_mhz(self, repeats: int, trials: int) -> list[float]:
+        """Return the clocks of the GPU in the trials that `known_speed` counts."""
+        clock = "json_extract(result, '$.gpu_use.clock_mhz')"
+        rows = self._all(
+            f"SELECT {clock} AS mhz FROM trial WHERE {clock} IS NOT NULL"
+            " AND id >= (SELECT IFNULL(MAX(+id), 0) FROM trial WHERE differed > ?) ORDER BY id LIMIT ?",
+            repeats,
+            trials,
+        )
+        return [row["mhz"] for row in rows]
+
     def trials_since(self, experiment: int) -> list[Trial]:
         """Return the trials after the last trial of an experiment's candidate, oldest first."""
         rows = self._all(

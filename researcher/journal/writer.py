@@ -231,13 +231,13 @@ class Journal(JournalReader):
         )  # fmt: skip
         return self.trial(trial.id)
 
-    def set_aside(self, trial: Trial, accident: str, *, failed: bool) -> Trial:
-        """Set a measurement aside and start another attempt with the same seed. `accident` describes the possible
-        accident, or the failure if code that ran before `failed` for the first time in a row."""
+    def set_aside(self, trial: Trial, accident: str, *, failed: bool, limited: bool = True) -> Trial:
+        """Start another attempt with the same seed. `accident` describes the possible accident, `limited` if the
+        candidate may have caused it, or the failure if code that ran before `failed` for the first time in a row."""
         self._change(
             "UPDATE trial SET attempt = attempt + 1, repeats = repeats + 1, failed = failed + ?1,"
-            " disturbed = disturbed + 1 - ?1, accident = ?2 WHERE id = ?3 AND attempt = ?4 AND state = 'queued'",
-            int(failed), accident, trial.id, trial.attempt,
+            " disturbed = disturbed + ?2, accident = ?3 WHERE id = ?4 AND attempt = ?5 AND state = 'queued'",
+            int(failed), int(limited and not failed), accident, trial.id, trial.attempt,
         )  # fmt: skip
         return self.trial(trial.id)
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 
-from researcher.errors import LlmServerFault
+from researcher.errors import LlmServerFault, LlmUnavailable
 from researcher.llm.client import Answer, LlmOptions, Message, Sampling, Think
 from researcher.llm.ollama_api import (
     ModelCapabilities,
@@ -116,7 +116,24 @@ class OllamaClient:
     def unload(self, tick: Callable[[], None]) -> None:
         """Unload a model that does not stay on the GPU during trials, and wait for it. Raises ModelNotUnloaded."""
         if not self.settings.resident:
-            asyncio.run(watched(self._unload(), _Stream(self.url, self.model), self.settings, tick))
+            self.silence(tick)
+
+    def silence(self, tick: Callable[[], None]) -> None:
+        """End all answers of the server by unloading its models, and wait for it. Raises ModelNotUnloaded."""
+        asyncio.run(watched(self._unload(), _Stream(self.url, self.model), self.settings, tick))
+
+    def loaded_mib(self) -> int:
+        """Return the GPU memory of the loaded models in MiB, as the server reports it. Raises LlmUnavailable."""
+        return asyncio.run(self._loaded_bytes()) // 2**20
+
+    async def _loaded_bytes(self) -> int:
+        try:
+            async with self._connection() as client, asyncio.timeout(LOOK_S):
+                return sum(each.on_gpu for each in await self._residence.listed(client))
+        except TimeoutError:
+            raise LlmUnavailable(f"{self.url} did not list its models within {LOOK_S:g} s") from None
+        except httpx.HTTPError as error:
+            raise unreachable(self.settings, error) from error
 
     def _connection(self) -> httpx.AsyncClient:
         limits = httpx.Timeout(None, connect=self.settings.connect_s, write=self.settings.connect_s)

@@ -68,7 +68,7 @@ class Residence:
 
     async def find(self, client: httpx.AsyncClient) -> Loaded | None:
         """Return the model as the server lists it, or None if it is not loaded."""
-        return next((each for each in await self._listed(client) if same_model(each.name, self._settings.model)), None)
+        return next((each for each in await self.listed(client) if same_model(each.name, self._settings.model)), None)
 
     async def _load_once(self, client: httpx.AsyncClient) -> str | None:
         """Load the model. Return the difference from the request as text, or None."""
@@ -107,11 +107,12 @@ class Residence:
         users."""
         return [
             each
-            for each in await self._listed(client)
+            for each in await self.listed(client)
             if self._settings.on_gpu or same_model(each.name, self._settings.model)
         ]
 
-    async def _listed(self, client: httpx.AsyncClient) -> list[Loaded]:
+    async def listed(self, client: httpx.AsyncClient) -> list[Loaded]:
+        """Return all models in memory."""
         response = await client.get("/api/ps")
         if response.status_code == httpx.codes.NOT_FOUND:
             raise LlmUnavailable(f"{self._settings.url} does not say which models are loaded; update Ollama there")

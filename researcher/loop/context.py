@@ -24,7 +24,13 @@ from researcher.decision.lost_trials import (
     lost_by_its_own_doing,
     was_in_trouble,
 )
-from researcher.decision.machine_speed import REFERENCE_TRIALS, REPEATS_LIMIT, judged_all_the_same, machine_differed
+from researcher.decision.machine_speed import (
+    REFERENCE_TRIALS,
+    REPEATS_LIMIT,
+    clock_differed,
+    judged_all_the_same,
+    machine_differed,
+)
 from researcher.decision.rules import CLAIM_HOURS, CrashReset, Rule, pooled_sigma
 from researcher.decision.setup_time import with_setup, with_warmup
 from researcher.errors import ModelNotUnloaded
@@ -286,6 +292,10 @@ class RunContext:
         if result.outcome is Outcome.PREEMPTED:
             logger.info("%s was preempted; measuring it again", spec.id)
             trial = self.journal.attempt_again(trial, fault=False)
+        elif result.gpu_use is not None and (shared := result.gpu_use.disturbance) is not None:
+            logger.warning("%s %s: %s; measuring it again", spec.id, result.outcome, shared)
+            trial = self.journal.set_aside(trial, shared, failed=False, limited=False)
+            self.hold(PauseCause.GPU, f"trial {spec.id} is measured again: {shared}")
         elif (accident := accident_of(trial, result) or doubtful_failure(trial, result)) is not None:
             logger.warning("%s %s: %s; measuring it again", spec.id, result.outcome, accident)
             trial = self.journal.set_aside(trial, accident, failed=accident_of(trial, result) is None)
@@ -308,6 +318,9 @@ class RunContext:
         if trial.kind is Kind.BASELINE or result.outcome not in (Outcome.OK, Outcome.TIMED_OUT):
             return None
         difference = machine_differed(result.calibration, self.journal.known_speed(REPEATS_LIMIT, REFERENCE_TRIALS))
+        if difference is None and result.gpu_use is not None:
+            known_mhz = self.journal.known_clocks_mhz(REPEATS_LIMIT, REFERENCE_TRIALS)
+            difference = clock_differed(result.gpu_use, known_mhz)
         if difference is None:
             return None
         others = map(self.journal.result, [each.id for each in self.journal.trials(experiment=trial.experiment)])

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from researcher.errors import EditError, LlmServerFault, LlmUnavailable, ModelNotUnloaded, Rejected
+from researcher.errors import EditError, GpuBusy, LlmServerFault, LlmUnavailable, ModelNotUnloaded, Rejected
 from researcher.journal.reader import JournalReader
 from researcher.journal.records import Request, RequestState
 from researcher.prompting.prompt import PromptContext
@@ -113,6 +113,7 @@ class LlmProposer:
         journal, incumbent, idea = turn.journal, turn.incumbent, turn.idea
         if idea is None and turn.proposer_name not in NAMES:
             return None
+        self._drain(turn.tick)
         if self._drafting is not None and (self._drafting.waiting or self._drafting.may_draft):
             self.draft_ahead(journal, incumbent, turn.upcoming)
             ready = self._drafting.take(turn.proposer_name)
@@ -123,6 +124,9 @@ class LlmProposer:
         context = self._context(journal, incumbent, proposer_name, idea)
         try:
             draft = self._vetting.draft(self._llm, context, journal, self._telling(turn.tick), frozenset())
+        except GpuBusy as error:
+            self._publish_status(f"waiting: {error}")
+            return None
         except LlmUnavailable as error:
             return self._unanswered(error, proposer_name)
         self._note(draft)
@@ -183,7 +187,8 @@ class LlmProposer:
         )
 
     def free_gpu(self, tick: Tick) -> None:
-        """Unload the LLM from the GPU before a trial. Raises ModelNotUnloaded."""
+        """End the question in progress and unload the LLM from the GPU before a trial. Raises ModelNotUnloaded."""
+        self._drain(tick)
         try:
             self._llm.unload(tick)
         except ModelNotUnloaded:
@@ -197,11 +202,19 @@ class LlmProposer:
         if self._drafting is not None:
             self._drafting.close()
 
+    def _drain(self, tick: Tick) -> None:
+        """Wait for a question that may not go on beside a trial, and collect its draft."""
+        if self._drafting is not None and self._drafting.under_way is not None and not self._drafting.may_draft:
+            self._drafting.drain(tick)
+            self._collect(self._drafting)
+
     def _collect(self, drafting: Prefetch) -> None:
         asked = drafting.under_way
         try:
             if (draft := drafting.collect()) is not None:
                 self._note(draft)
+        except GpuBusy as error:
+            self._publish_status(f"waiting: {error}")
         except LlmUnavailable as error:
             assert asked is not None, "only a question can find the model away"
             unanswered = self._unanswered(error, asked.proposer_name)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import difflib
 import threading
+import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from researcher.source.edits import apply_edits
 from researcher.source.proposal import Proposal, ProposerName
 
 AHEAD = 2
+DRAIN_S = 60.0  # for an answer in progress, before it is cancelled for a trial
+TICK_S = 0.25
 
 
 class GpuSharingPolicy(Protocol):
@@ -77,6 +80,7 @@ class Prefetch:
         self._pool = ThreadPoolExecutor(1, "drafting")
         self._answer: Future[Draft] | None = None
         self._closed = threading.Event()
+        self._cancelled = threading.Event()
 
     @property
     def may_draft(self) -> bool:
@@ -128,6 +132,18 @@ class Prefetch:
         self.keep(PendingDraft(asked, draft))
         return draft
 
+    def drain(self, tick: Tick, limit_s: float = DRAIN_S) -> None:
+        """Wait for the end of the question in progress, and cancel it after `limit_s`. `collect` returns its draft."""
+        answer, give_up_s = self._answer, time.monotonic() + limit_s
+        while answer is not None and not answer.done():
+            tick()
+            if time.monotonic() >= give_up_s:
+                self._cancelled.set()
+            wait([answer], timeout=TICK_S)
+        self._cancelled.clear()
+        if answer is not None and isinstance(answer.exception(), Closed):
+            self._answer = self._under_way = None
+
     def keep(self, ready: PendingDraft) -> None:
         """Add a draft to the waiting ones."""
         self._ready.append(ready)
@@ -150,7 +166,7 @@ class Prefetch:
             return ask(history, self._tick)
 
     def _tick(self) -> None:
-        if self._closed.is_set():
+        if self._closed.is_set() or self._cancelled.is_set():
             raise Closed
 
 

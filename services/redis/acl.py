@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from researcher.queues.requests import KINDS
-from trainer.jobs import DRY_RUNS, REQUESTS, TRIALS, WorkerRole, worker_key, worker_names_key
+from trainer.jobs import DRY_RUNS, REQUESTS, TRIALS, WorkerRole, lease_key, worker_key, worker_names_key
 
 # Patterns of the ids that `trainer.jobs.trial_id`, `researcher.queues.requests.send` and `DryRunSpec.id` make. No id
 # fits two: a trial's has a digit before its last dash, the others a letter; behind it a request's has 12 characters, a
@@ -127,6 +127,9 @@ _SEES_WORKERS = (
     Grant("hgetall", reads=tuple(worker_key(role, "*") for role in WorkerRole)),
 )
 
+# Grants to change the lease of a GPU at the server's time.
+_LEASES = (Grant("get set watch", keys=(lease_key("*"),)), Grant("time"))
+
 # A trial's own keys; its pattern ends in `*` and so covers what RQ appends to the id.
 _TRIAL_JOB = tuple(f"rq:{kind}:{TRIAL}" for kind in ("job", "execution", "executions"))
 _REQUEST_JOB, _DRY_RUN_JOB = _job(REQUEST), _job(DRY_RUN)
@@ -142,6 +145,7 @@ TRAINER = AclUser(
         # The progress of the running trial.
         Grant("incrby", keys=("overnight:trainer:token",)),
         Grant("del expire hset", keys=(f"overnight:trial:{TRIAL}",)),
+        *_LEASES,
     ),
 )
 
@@ -193,6 +197,7 @@ RESEARCHER = AclUser(  # and the `overnight` command in its container
         Grant("xread xrevrange", reads=(f"rq:results:{REQUEST}",)),
         Grant("ltrim", keys=(f"rq:queue:{REQUESTS}",)),
         Grant("scan"),
+        *_LEASES,
         # Publish the status of the researcher and of the LLM.
         Grant("get set", keys=("overnight:doing:*",)),
     ),

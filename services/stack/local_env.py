@@ -6,11 +6,12 @@ The file contains only the keys that gpu.env leaves open, so that a value set th
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from researcher.files import write_whole
 from researcher.llm.backends import backend_named
-from researcher.llm.gpu_memory_split import placement_for, split_for
+from researcher.llm.gpu_memory_split import LEAST_CAP_MIB, placement_for, split_for
 from services.doctor.gpu import chosen
 from services.machine.gpu_env import KEYS, LOCAL, render_local
 from services.machine.gpus import AUTO, InstalledGpu, detect_profile
@@ -18,7 +19,10 @@ from trainer.jobs import Profile, profile_named
 
 
 def write_local(root: Path, held: Mapping[str, str], installed_gpus: list[InstalledGpu]) -> str:
-    """Write the file unless it exists; return a sentence about it. `held` are the settings in force."""
+    """Write the file unless it exists; return a sentence about it. `held` are the settings in force.
+
+    A candidate gets all memory that the LLM and the margin leave, also on a GPU whose size is between two profiles.
+    """
     path = root / LOCAL
     if path.exists():
         return f"{LOCAL} is yours; left as it is"
@@ -38,6 +42,9 @@ def write_local(root: Path, held: Mapping[str, str], installed_gpus: list[Instal
         reserve_mib=int(both["LLM_RESERVE_MIB"]) if backend_named(both["LLM"]).holds_gpu else 0,
         cap_mib=int(both["TRAINER_CAP_MIB"]),
     )
+    if "TRAINER_CAP_MIB" in values and split.largest_cap_mib >= LEAST_CAP_MIB:
+        split = replace(split, cap_mib=split.largest_cap_mib)
+        values["TRAINER_CAP_MIB"] = str(split.cap_mib)
     about = f"{installed.gpu.name} ({installed.gpu.memory_mib} MiB, {installed.uuid})"
     write_whole(path, render_local(values, about, split.text()).encode())
     return f"{LOCAL} written for {about}: profile {profile.name}. It is yours now"

@@ -21,8 +21,8 @@ NO_LIBRARY = "libnvidia-ml.so.1: cannot open shared object file: No such file or
 
 @dataclass(frozen=True)
 class NvmlGpu:
-    """A GPU of the machine. `memory_mib` and `capability` are None if the driver does not support the question;
-    `hidden` means that this process may not open it."""
+    """A GPU of the machine. What is None, the driver does not support; `hidden` means that this process may not open
+    it."""
 
     name: str
     memory_mib: int | None
@@ -31,6 +31,9 @@ class NvmlGpu:
     capability: tuple[int, int] | None = (9, 0)
     hidden: bool = False
     used_mib: int = 0
+    clock_mhz: int | None = None
+    temperature_c: int | None = None
+    throttled: int | None = None
 
 
 @dataclass
@@ -94,6 +97,15 @@ class NvmlLibrary:
             table[number].pid = pid
         return pynvml.NVML_SUCCESS
 
+    def nvmlDeviceGetClockInfo(self, handle: Any, _: Any, clock: Any) -> int:
+        return _number(clock, self._gpu(handle).clock_mhz)
+
+    def nvmlDeviceGetTemperature(self, handle: Any, _: Any, temperature: Any) -> int:
+        return _number(temperature, self._gpu(handle).temperature_c)
+
+    def nvmlDeviceGetCurrentClocksThrottleReasons(self, handle: Any, reasons: Any) -> int:
+        return _number(reasons, self._gpu(handle).throttled)
+
     def _found(self, handle: Any, wanted: Callable[[int, NvmlGpu], bool]) -> int:
         for number, gpu in enumerate(self.gpus):
             if wanted(number, gpu):
@@ -118,6 +130,14 @@ def install_nvml(monkeypatch: pytest.MonkeyPatch, found: NvmlLibrary | str) -> N
     monkeypatch.setattr(pynvml, "CDLL", load)
     monkeypatch.setattr(pynvml, "nvmlLib", None)
     monkeypatch.setattr(pynvml, "_nvmlGetFunctionPointer_cache", {})
+
+
+def _number(place: Any, value: int | None) -> int:
+    """Write a number; None if the driver does not support the question."""
+    if value is None:
+        return pynvml.NVML_ERROR_NOT_SUPPORTED
+    place._obj.value = value
+    return pynvml.NVML_SUCCESS
 
 
 def _written(text: Any, value: str) -> int:

@@ -6,8 +6,10 @@ the score of the first trial; `# known: 0.1` makes the unseen score worse by thi
 first measurement of every trial so and reports that the cause may have come from outside (`# accident of drift: ...`
 only in trials of that kind), `# stumble: crashed 1` does the same without this report, `# lost of confirm: 2` loses the
 first two attempts; `# slow: 2` (or fast) reports a slow machine in the first two attempts of every trial, and `#
-steady` reports that the training was as fast as ever. It works on the real queue through RQ, with the contract's types,
-in a process of its own: `python -m tests.doubles.scripted_trainer --redis URL [--password-file FILE]`.
+steady` reports that the training was as fast as ever; `# overlap: 2` reports an answer of the LLM in the timed phase of
+the first two measurements, and `# hot: 2` a GPU that is too hot in them. It works on the real queue through RQ, with
+the contract's types, in a process of its own: `python -m tests.doubles.scripted_trainer --redis URL [--password-file
+FILE]`.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from trainer.jobs import (
     RUN_TRIAL,
     TRIALS,
     AllowlistedJob,
+    GpuUse,
     Kind,
     Outcome,
     Timing,
@@ -68,6 +71,7 @@ def answer(spec_json: dict[str, Any]) -> dict[str, Any]:
         memory_mib=512.0,
         before_s=took_s,
         after_s=took_s,
+        gpu_use=_gpu_use(spec, source),
     ).to_json()
 
 
@@ -87,6 +91,20 @@ def _fate(spec: TrialSpec, source: str) -> tuple[Outcome, str | None]:
         if outcome and spec.repeat < int(times):
             return Outcome(outcome), disturbed
     return Outcome(mark("fate") or Outcome.OK), None
+
+
+def _gpu_use(spec: TrialSpec, source: str) -> GpuUse:
+    """Return how the LLM disturbed this measurement, and the clock of the GPU."""
+
+    def is_marked(name: str) -> bool:
+        found = re.search(rf"# {name}: (\d+)", source)
+        return found is not None and spec.repeat < int(found.group(1))
+
+    return GpuUse(
+        llm_overlap_s=2.0 if is_marked("overlap") else 0.0,
+        clock_mhz=1200.0 if is_marked("hot") else 1980.0,
+        throttled=("thermal slowdown",) if is_marked("hot") else (),
+    )
 
 
 def _unseen(score: float | None, source: str) -> float | None:

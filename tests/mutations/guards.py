@@ -38,6 +38,8 @@ _NAMES = "researcher/source/test_undefined_names.py::test_"
 _EVIDENCE = "researcher/optimizer/test_evidence.py::test_"
 _DENYLIST = "researcher/source/test_policy.py::test_"
 _BACKUP = "researcher/repository/test_backup.py::test_"
+_LEASE = "trainer/jobs/test_gpu_lease.py::test_"
+_LEASED = "researcher/llm/test_leased.py::test_"
 _DRIFT = "researcher/decision/test_machine_speed.py::test_"
 _EDITS = "researcher/source/test_edits.py::test_"
 _SECRETS = "researcher/prompting/test_secrets.py::test_"
@@ -3303,8 +3305,8 @@ GUARDS = (
     Guard(
         "a measurement is set aside by its own attempt",
         "researcher/journal/writer.py",
-        "accident = ?2 WHERE id = ?3 AND attempt = ?4 AND state = 'queued'",
-        "accident = ?2 WHERE id = ?3 AND attempt >= ?4 AND state = 'queued'",
+        "accident = ?3 WHERE id = ?4 AND attempt = ?5 AND state = 'queued'",
+        "accident = ?3 WHERE id = ?4 AND attempt >= ?5 AND state = 'queued'",
         _JOURNAL + "a_measurement_is_set_aside_once_and_counts_for_the_reason_it_was",
     ),
     Guard(
@@ -4113,5 +4115,91 @@ GUARDS = (
         "of_task = not read_facts(incumbent_source).entry_points",
         "of_task = False",
         "researcher/source/test_policy.py::test_the_script_of_a_task_may_use_files_and_its_own_data",
+    ),
+    Guard(
+        "no trial starts beside an answer",
+        "trainer/jobs/gpu_lease.py",
+        '        if self.answer is not None:\n            raise GpuTaken(f"the LLM has',
+        '        if False:\n            raise GpuTaken(f"the LLM has',
+        _LEASE + "a_trial_waits_for_the_end_of_an_answer_and_no_other_answer_begins_meanwhile",
+    ),
+    Guard(
+        "no answer begins beside a trial that starts or is timed",
+        "trainer/jobs/gpu_lease.py",
+        "if self.is_held(at) and not (beside and self.phase is LeasePhase.SCORING):",
+        "if self.is_held(at) and not beside:",
+        _LEASE + "an_answer_begins_in_idle_or_where_both_fit_in_scoring",
+    ),
+    Guard(
+        "no answer begins while a trial waits",
+        "trainer/jobs/gpu_lease.py",
+        "        if self.is_wanted(at):\n",
+        "        if False:\n",
+        _LEASE + "a_trial_waits_for_the_end_of_an_answer_and_no_other_answer_begins_meanwhile",
+    ),
+    Guard(
+        "who lost the GPU cannot change its lease",
+        "trainer/jobs/gpu_lease.py",
+        "if self.phase is LeasePhase.IDLE or self.holder != holder:",
+        "if self.phase is LeasePhase.IDLE:",
+        _LEASE + "a_trial_without_beats_loses_the_gpu_and_cannot_come_back",
+    ),
+    Guard(
+        "an answer that a dead researcher left is ended at the server",
+        "researcher/llm/leased.py",
+        "                    self._server.silence(tick)\n",
+        "                    pass\n",
+        _LEASED + "what_a_killed_researcher_left_is_ended_at_the_server_before_the_gpu_is_free",
+    ),
+    Guard(
+        "an answer ends once a trial waits",
+        "researcher/llm/leased.py",
+        "        if lease.is_wanted(at):\n",
+        "        if False:\n",
+        _LEASED + "a_trial_that_waits_has_the_answer_cancelled_and_starts_only_then",
+    ),
+    Guard(
+        "the guardian holds the lock of the host",
+        "trainer/sandbox/launch.py",
+        "pass_fds=(log_write, *launch.keep_fds, *launch.held_fds, *passed),",
+        "pass_fds=(log_write, *launch.keep_fds, *passed),",
+        "trainer/worker/test_gpu_hold.py::test_the_guardian_holds_the_hosts_lock_and_the_candidate_does_not",
+    ),
+    Guard(
+        "a trial that the LLM disturbed is not judged",
+        "researcher/loop/context.py",
+        "elif result.gpu_use is not None and (shared := result.gpu_use.disturbance) is not None:",
+        "elif result.gpu_use is not None and (shared := None) is not None:",
+        "researcher/loop/test_accidents.py::test_a_trial_that_the_llm_disturbed_is_measured_again_as_often_as_it_happens"
+        "_and_the_run_says_so",
+    ),
+    Guard(
+        "no trial begins beside a foreign process",
+        "trainer/worker/job_functions.py",
+        "if (words := gpu_watch.why_not_alone(hold.llm_mib, os.getppid())) is not None:",
+        "if (words := None) is not None:",
+        "trainer/worker/test_gpu_hold.py::test_no_trial_begins_beside_a_foreign_process",
+    ),
+    Guard(
+        "a trial above its cap of the GPU's memory is ended",
+        "trainer/trial/gpu_watch.py",
+        "        if self._over >= _OVER_SAMPLES:\n",
+        "        if False:\n",
+        "trainer/trial/test_gpu_watch.py::test_a_trial_above_its_cap_is_noticed_after_three_samples_in_a_row",
+    ),
+    Guard(
+        "a trial on a GPU that was too hot is measured again",
+        "researcher/loop/context.py",
+        "            difference = clock_differed(result.gpu_use, known_mhz)\n",
+        "            difference = None\n",
+        "researcher/loop/test_accidents.py::test_a_trial_on_a_gpu_that_was_too_hot_is_measured_again_and_at_last_judged",
+    ),
+    Guard(
+        "a question in progress is waited for before another one",
+        "researcher/proposers/llm_proposer.py",
+        "        self._drain(turn.tick)\n",
+        "",
+        "researcher/proposers/test_prefetch.py::test_an_llm_on_the_gpu_of_the_trials_drafts_while_one_is_scored_and_never"
+        "_while_one_is_timed",
     ),
 )

@@ -12,11 +12,13 @@ from researcher.errors import BadValue, LlmUnavailable, SpendingLimitReached
 from researcher.journal.writer import Journal
 from researcher.llm.backends import BACKENDS, DEFAULT_BACKEND, LlmBackend, backend_named
 from researcher.llm.client import HoldsGpu
+from researcher.llm.leased import LeasedPolicy
 from researcher.prompting.prompt import PromptContext
-from researcher.wiring import first_llm, stronger_llm
+from researcher.proposers.prefetch import FixedPolicy
+from researcher.wiring import first_llm, gpu_sharing_policy, leased_client, stronger_llm
 from tests.doubles.openai_server import openai_double, spoken
 from tests.fixtures.journal_story import accepted
-from trainer.jobs import profile_named
+from trainer.jobs import RedisClient, profile_named
 
 COUNTS = (1000, 100)
 REPLY = "TITLE: larger\nHYPOTHESIS: more is more\nSET X = 2"
@@ -82,6 +84,33 @@ def test_only_a_backend_whose_model_shares_the_gpu_can_unload_it(settings, backe
 
     assert isinstance(client, HoldsGpu) == backend.holds_gpu
     assert chosen.backend is backend
+
+
+@pytest.mark.parametrize(
+    ("backend", "profile", "beside", "policy"),
+    [
+        ("ollama", "48gb", True, LeasedPolicy),
+        ("ollama", "16gb", False, LeasedPolicy),
+        ("ollama", "cpu", None, FixedPolicy),
+        ("openai", "48gb", None, FixedPolicy),
+        ("none", "48gb", None, FixedPolicy),
+    ],
+    ids=["co-resident", "swap", "split: CPU", "split: remote", "no LLM"],
+)
+def test_an_llm_that_shares_the_gpu_of_the_trials_is_asked_under_its_lease_alone(
+    backend: str, profile: str, beside: bool | None, policy: type, settings, bus: RedisClient
+) -> None:
+    chosen = settings(llm=backend, profile=profile, model="m", openai_base_url="http://127.0.0.1:9")
+
+    leased = leased_client(chosen, profile_named(profile), bus)
+
+    assert (None if leased is None else leased.beside) is beside
+    assert type(gpu_sharing_policy(chosen, profile_named(profile), leased)) is policy
+    llm = first_llm(chosen, profile_named(profile), leased)
+    assert (llm is None) == (backend == "none")
+    if leased is not None and llm is not None:
+        with pytest.raises(LlmUnavailable, match="no trainer shows its GPU"):
+            llm.propose(CONTEXT, lambda: None, accepted)
 
 
 def test_an_unknown_backend_is_refused_with_those_that_there_are() -> None:

@@ -4,7 +4,8 @@ The researcher sends a `TrialSpec` and receives a `TrialResult`, both as JSON th
 the trials that suit a GPU. Importing this package neither imports torch nor connects to Redis.
 
 `spec`, `result`, `dry_run` and `profile` hold these values. `metric` converts between values and scores, and `task`
-describes a repository of any other kind. `bus` connects to Redis and holds the status of each process. `queue`,
+describes a repository of any other kind. `gpu_lease` decides who may use a GPU, and `lease_store` keeps that in Redis.
+`bus` connects to Redis and holds the status of each process. `queue`,
 `closed` and `bounded` make RQ safe against other clients, and `redaction` removes secrets from text. `environment`
 builds the environment of every process that Overnight starts, and needs only the standard library.
 """
@@ -27,12 +28,15 @@ from trainer.jobs.bus import (
 )
 from trainer.jobs.closed import AllowlistedJob, NotInTable, unknown_jobs_text
 from trainer.jobs.dry_run import DRY_RUNS, RUN_DRY_RUN, DryRunResult, DryRunSpec, DryRunVerdict
+from trainer.jobs.gpu_lease import HOLD_S, Fenced, GpuLease, GpuTaken, LeasePhase, LlmAnswer, Span
+from trainer.jobs.lease_store import UNNAMED_GPU, LeaseStore, Reading, lease_key
 from trainer.jobs.metric import BITS_PER_BYTE, CLAIMED_BY, Degree, Direction, Metric, share_of
 from trainer.jobs.profile import PROFILES, Profile, ProfileError, profile_named
 from trainer.jobs.queue import JobQueue, is_id
 from trainer.jobs.result import (
     Calibration,
     Device,
+    GpuUse,
     LossPoint,
     Measurements,
     Outcome,
@@ -58,6 +62,7 @@ __all__ = [
     "BITS_PER_BYTE",
     "CLAIMED_BY",
     "DRY_RUNS",
+    "HOLD_S",
     "JUMP_SHARE",
     "PROFILES",
     "REQUESTS",
@@ -66,6 +71,7 @@ __all__ = [
     "SOURCE_LIMIT_BYTES",
     "TRAIN_LIMIT_BYTES",
     "TRIALS",
+    "UNNAMED_GPU",
     "AllowlistedJob",
     "BoundedJob",
     "Budget",
@@ -79,8 +85,15 @@ __all__ = [
     "DryRunResult",
     "DryRunSpec",
     "DryRunVerdict",
+    "Fenced",
+    "GpuLease",
+    "GpuTaken",
+    "GpuUse",
     "JobQueue",
     "Kind",
+    "LeasePhase",
+    "LeaseStore",
+    "LlmAnswer",
     "LossPoint",
     "Measurements",
     "Metric",
@@ -89,7 +102,9 @@ __all__ = [
     "Profile",
     "ProfileError",
     "Progress",
+    "Reading",
     "RedisClient",
+    "Span",
     "Status",
     "StatusKind",
     "Timing",
@@ -103,6 +118,7 @@ __all__ = [
     "connect",
     "files_digest",
     "is_id",
+    "lease_key",
     "profile_named",
     "result_of",
     "results_key",

@@ -147,7 +147,7 @@ class WorkerStatus:
     """The last published status of a worker. `profile` and `vram_cap_mib` are None if the worker has no such option.
 
     `refused` is the number of refused jobs. `no_user` is the reason why candidates of root run as root. `trial` is the
-    id of the running trial, or None.
+    id of the running trial, and `gpu` the UUID of the worker's GPU; each may be None.
     """
 
     role: WorkerRole
@@ -158,6 +158,7 @@ class WorkerStatus:
     refused: int = 0
     no_user: str | None = None
     trial: str | None = None
+    gpu: str | None = None
 
 
 class RedisClient:
@@ -220,6 +221,7 @@ class RedisClient:
             refused=int(values.get("refused", 0)),
             no_user=values.get("no_user"),
             trial=values.get("trial"),
+            gpu=values.get("gpu"),
         )
 
     def worker_names(self, role: WorkerRole) -> list[str]:

@@ -123,6 +123,31 @@ class Device:
 
 
 @dataclass(frozen=True)
+class GpuUse:
+    """The use of a trial's GPU, by the trial and by others, as its lease and the driver show it.
+
+    `llm_overlap_s` are the seconds of the timed phase in which the LLM answered, or in which the lease was lost.
+    `foreign` names other processes of that phase. `peak_mib` is the growth of the used memory up to the scoring.
+    `clock_mhz` is the median and `temperature_c` the maximum of the timed phase, and `throttled` are its reasons for
+    lower clocks.
+    """
+
+    llm_overlap_s: float = 0.0
+    foreign: str | None = None
+    peak_mib: int | None = None
+    clock_mhz: float | None = None
+    temperature_c: int | None = None
+    throttled: tuple[str, ...] = ()
+
+    @property
+    def disturbance(self) -> str | None:
+        """The reason why the trial trained less than others may have, as text, or None."""
+        if self.llm_overlap_s > 0:
+            return f"the LLM may have used the GPU for {self.llm_overlap_s:.1f} s of its training"
+        return None if self.foreign is None else f"during its training {self.foreign}"
+
+
+@dataclass(frozen=True)
 class TrialLog:
     """The kept log: its path below the trainer's results folder, and the end of its text."""
 
@@ -158,6 +183,7 @@ class TrialResult(Measurements):
     layers: tuple[str, ...] = ()
     probes: dict[str, float] = field(default_factory=dict)
     device: Device | None = None
+    gpu_use: GpuUse | None = None
     worker: str | None = None
     log: TrialLog | None = None
     disturbed: str | None = None

@@ -133,6 +133,7 @@ class Launch:
     `orders` is the JSON argument of `module`, such as the runner or the probe. `env` is added to the usual environment.
     `user` is None for the trainer's own. `processes` limits the processes of another user, with room for threads.
     `caches` is a file of packed caches to begin with, or None.
+    `held_fds` stay open as long as the guardian lives, and the candidate does not get them.
     """
 
     folder: Path
@@ -147,6 +148,7 @@ class Launch:
     user: User | None = None
     caches: Path | None = None
     module: str = "trainer.candidate.runner"
+    held_fds: tuple[int, ...] = ()
 
 
 class GuardedProcess:
@@ -186,7 +188,7 @@ class GuardedProcess:
             stdout=subprocess.PIPE,
             stderr=log_write,
             env={GUARDIAN: str(launch.folder)},
-            pass_fds=(log_write, *launch.keep_fds, *passed),
+            pass_fds=(log_write, *launch.keep_fds, *launch.held_fds, *passed),
             start_new_session=True,
             cwd="/",
         )

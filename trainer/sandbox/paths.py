@@ -16,7 +16,8 @@ class WorkerConfig:
 
     `data` is the folder of a profile's data, `trials` the folder of kept results (None for a dry-run worker), and
     `work` a folder that is wiped. `user` is the candidates' user, or None for the worker's own. `vram_cap_mib` caps the
-    GPU memory of each trial. `secrets` never appear in a log.
+    GPU memory of each trial. `secrets` never appear in a log. `held_fds` are descriptors that stay open as long as a
+    guardian lives, and that no candidate gets.
     """
 
     data: Path
@@ -26,6 +27,7 @@ class WorkerConfig:
     user: User | None = None
     vram_cap_mib: int | None = None
     secrets: tuple[str, ...] = field(default=(), repr=False)
+    held_fds: tuple[int, ...] = ()
 
     @property
     def results(self) -> Path:

@@ -30,7 +30,7 @@ _ASK_S, _PATIENCE_S, _LOOK_AGAIN_S = 20.0, 15.0, 0.25
 
 def why_not_ready(caps: Caps) -> str | None:
     """Return why no trial with these caps can start, or None. Wait up to 15 s for the driver."""
-    if caps.vram_mib is None or os.readlink("/proc/self/ns/pid") != _FIRST_PID_NAMESPACE:
+    if caps.vram_mib is None or not numbers_match():
         return None
     give_up = time.monotonic() + _PATIENCE_S
     while dead := [pid for pid in _listed() if not os.path.exists(f"/proc/{pid}")]:
@@ -41,6 +41,27 @@ def why_not_ready(caps: Caps) -> str | None:
             )
         time.sleep(_LOOK_AGAIN_S)
     return None
+
+
+def numbers_match() -> bool:
+    """Return whether the driver numbers processes as this process does, which is so outside of containers."""
+    return os.readlink("/proc/self/ns/pid") == _FIRST_PID_NAMESPACE
+
+
+def first_visible() -> Any:
+    """Return NVML's handle of the first visible GPU. Raises pynvml.NVMLError if there is none."""
+    if not (found := _visible()):
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
+    return found[0]
+
+
+def gpu_name() -> str | None:
+    """Return the UUID of the first visible GPU, or None without an answer of the driver."""
+    try:
+        return ask_driver(lambda: str(pynvml.nvmlDeviceGetUUID(first_visible())), _ASK_S)
+    except pynvml.NVMLError as fault:
+        log.info("the driver names no GPU: %s", fault)
+        return None
 
 
 def _listed() -> list[int]:

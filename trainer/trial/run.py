@@ -205,6 +205,7 @@ def _launch(trial: TrialRun, buffers: Buffers, control_fd: int, replica_of: str 
         grants=[*grants(config.data), *trial.rows.access.grants],
         user=config.user,
         caches=compile_cache.found(spec, config, replica=replica_of is not None),
+        held_fds=config.held_fds,
     )
 
 

@@ -319,7 +319,7 @@ class Supervisor:
     def _report_mark(self, now: Mark) -> None:
         marks, budget = self.marks, self._spec.budget
         phase, share = "starting", 0.0
-        if marks.ready is not None:
+        if marks.saved is not None:
             phase, share = "scoring", self._scoring.share
         elif marks.first_batch is not None:
             phase = "timed"

@@ -233,4 +233,5 @@ def _launch(spec: TrialSpec, held: TaskData, config: WorkerConfig, command: _Com
         grants=[*grants(folder / "no-data"), *readable],
         user=config.user,
         module="trainer.candidate.command",
+        held_fds=config.held_fds,
     )

@@ -16,6 +16,7 @@ from trainer.data.task_data import TaskData, read_task_data
 from trainer.jobs import (
     Calibration,
     Clock,
+    GpuUse,
     Outcome,
     Progress,
     Timing,
@@ -44,12 +45,17 @@ PROBE = "rows asked again of a fresh process"
 
 
 def run_trial(
-    spec: TrialSpec, config: WorkerConfig, report: Callable[[Progress], None], preempted: Callable[[], bool]
+    spec: TrialSpec,
+    config: WorkerConfig,
+    report: Callable[[Progress], None],
+    preempted: Callable[[], bool],
+    gpu_use: Callable[[], GpuUse | None] = lambda: None,
 ) -> TrialResult:
     """Run one trial, or return its stored result.
 
-    `report` must not block. `preempted` is called ten times a second. If the data differs from the spec's, the outcome
-    is `lost`: this trainer cannot measure the trial, but another attempt elsewhere may.
+    `report` must not block. `preempted` is called ten times a second, and `gpu_use` once all processes have ended. If
+    the data differs from the spec's, the outcome is `lost`: this trainer cannot measure the trial, but another attempt
+    elsewhere may.
     """
     known = result_store.stored(config.results, spec)
     if known is not None:
@@ -59,7 +65,9 @@ def run_trial(
         return _without_run(spec, config, clock, Termination(Outcome.LOST, f"it was not begun: {words}"))
     held = read_task_data(config.data)
     if held is not None:
-        return result_store.store(config.results, _run_task(spec, held, config, clock, report, preempted))
+        return result_store.store(
+            config.results, replace(_run_task(spec, held, config, clock, report, preempted), gpu_use=gpu_use())
+        )
     try:
         rows = read_rows(config.data, spec.data_sha256)
         launched = spec if rows.stand_in is None else rows.stand_in.into(spec)
@@ -82,7 +90,8 @@ def run_trial(
         clear(folder, config.user)
     after_s = None if preempted() else _calibrate(spec)
     speed = Calibration(before_s or _finite(seen.supervisor.claims.calibration_s or None), after_s)
-    return result_store.store(config.results, _result(spec, config, clock, seen, speed))
+    result = replace(_result(spec, config, clock, seen, speed), gpu_use=gpu_use())
+    return result_store.store(config.results, result)
 
 
 def _run_task(

@@ -29,9 +29,9 @@ _EVERY_S = 0.5
 class Heartbeat:
     """The hash in Redis in which one worker shows its state, and its name in the index of its role.
 
-    `profile` and `vram_cap_mib` are options of this worker. `no_user` is the reason why candidates have no user of
-    their own. None is not shown. `refused` returns the number of refused jobs. `file` is written at each beat, for the
-    health check of a container; None writes no file.
+    `profile` and `vram_cap_mib` are options of this worker, and `gpu` is the UUID of its GPU. `no_user` is the reason
+    why candidates have no user of their own. None is not shown. `refused` returns the number of refused jobs. `file` is
+    written at each beat, for the health check of a container; None writes no file.
     """
 
     connection: redis.Redis
@@ -42,6 +42,7 @@ class Heartbeat:
     no_user: str | None = None
     role: WorkerRole = WorkerRole.TRAINER
     file: Path | None = None
+    gpu: str | None = None
 
     def beat(self, status: Status) -> None:
         """Replace the heartbeat file by the status in one step. The age of the file shows that the worker lives."""
@@ -71,6 +72,7 @@ class Heartbeat:
             "vram_cap_mib": self.vram_cap_mib,
             "refused": self.refused() or None,
             "no_user": self.no_user,
+            "gpu": self.gpu,
             "token": token,
         }
         values = {name: str(value) for name, value in every.items() if value is not None}

@@ -14,6 +14,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import FrameType
 from typing import Any, ClassVar, TypeVar
 
@@ -30,6 +31,7 @@ from trainer.jobs import (
     TRIALS,
     AllowlistedJob,
     JobQueue,
+    LeaseStore,
     Status,
     StatusKind,
     WorkerRole,
@@ -37,7 +39,7 @@ from trainer.jobs import (
 from trainer.sandbox import syscalls
 from trainer.sandbox.cleanup import clear_all
 from trainer.sandbox.paths import WorkerConfig
-from trainer.trial import disk_space
+from trainer.trial import disk_space, gpu_watch
 from trainer.worker.heartbeat import IDLE, Heartbeat
 from trainer.worker.job_functions import request_stop, run_dry_run, run_trial, stop_requested
 
@@ -159,8 +161,13 @@ class OneQueueWorker(Worker):
     def dequeue_job_and_maintain_ttl(
         self, timeout: int | None, max_idle_time: int | None = None
     ) -> tuple[Job, Queue] | None:
-        """Take the next job once the disks have room for it. Return None if the worker is stopping."""
+        """Take the next job once the disks have room for it and nothing foreign is on the GPU.
+
+        Return None if the worker is stopping.
+        """
         disk_space.wait_for(self._config.disks, self._hold)
+        if self._heartbeat.gpu is not None:
+            gpu_watch.wait_until_alone(partial(self._why_not_alone, self._heartbeat.gpu), self._hold)
         self._status = IDLE
         while not self._stop_requested:
             try:
@@ -236,6 +243,11 @@ class OneQueueWorker(Worker):
                 if self._stop_requested or stop_requested():
                     raise
                 self._wait_for_memory()
+
+    def _why_not_alone(self, gpu: str) -> str | None:
+        with _ends_if_refused():
+            lease = LeaseStore(self.connection, gpu).read().lease
+        return gpu_watch.why_not_alone(lease.llm_mib if lease.answer is None else None, os.getpid())
 
     def _hold(self, words: str) -> bool:
         self._status = Status(StatusKind.HELD, words)

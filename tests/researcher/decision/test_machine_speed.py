@@ -13,6 +13,7 @@ from researcher.decision.machine_speed import (
     BAND_FLOOR,
     Difference,
     changed_for_good,
+    clock_differed,
     judged_all_the_same,
     machine_differed,
 )
@@ -25,7 +26,7 @@ from researcher.report.picture import draw
 from researcher.report.view import build_report
 from tests.fixtures.loop_in_process import Happening, level, run_listed
 from tests.fixtures.scripted_run import ScriptedRun
-from trainer.jobs import Calibration, Kind, Outcome, Timing, TrialResult, profile_named
+from trainer.jobs import Calibration, GpuUse, Kind, Outcome, Timing, TrialResult, profile_named
 
 STEADY = [Calibration(0.100, 0.101), Calibration(0.099, 0.100), Calibration(0.100, 0.102)]
 UNEASY = [Calibration(0.100, 0.125), Calibration(0.119, 0.102), Calibration(0.102, 0.100), Calibration(0.118, 0.110)]
@@ -270,3 +271,23 @@ def test_failures_that_may_become_three_in_a_row_are_not_interrupted(scripted_ru
         (confirmation,) = history.confirmations()
         assert [each.kind for each in history.trials()[-2:]] == [Kind.FIRST, Kind.DRIFT]
     assert confirmation.verdict is ConfirmationVerdict.HOLDS
+
+
+@pytest.mark.parametrize(
+    ("clock_mhz", "known_mhz", "faster"),
+    [
+        (1980.0, [1980.0, 1965.0, 1980.0], None),
+        (1750.0, [1980.0, 1965.0, 1980.0], None),
+        (1700.0, [1980.0, 1965.0, 1980.0], False),
+        (2300.0, [1980.0, 1965.0, 1980.0], True),
+        (1200.0, [], None),
+        (None, [1980.0], None),
+    ],
+)
+def test_the_clock_of_a_gpu_is_compared_with_that_of_the_reference(
+    clock_mhz: float | None, known_mhz: list[float], faster: bool | None
+) -> None:
+    found = clock_differed(GpuUse(clock_mhz=clock_mhz, throttled=("power limit",)), known_mhz)
+
+    assert (None if found is None else found.faster) is faster
+    assert found is None or "MHz (power limit), usual are 1980" in found.words

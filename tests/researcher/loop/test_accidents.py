@@ -93,6 +93,34 @@ def test_an_accident_of_the_state_that_a_claim_compares_with_holds_and_rolls_bac
     assert held == []
 
 
+def test_a_trial_that_the_llm_disturbed_is_measured_again_as_often_as_it_happens_and_the_run_says_so(
+    scripted_run: ScriptedRun,
+) -> None:
+    scripted_run.start_trainer()
+
+    held = told(scripted_run, [level(1.7, "overlap: 3")])
+
+    (trial,) = trials(scripted_run, Kind.FIRST)
+    assert (trial.repeats, trial.disturbed, trial.failed, trial.faults) == (3, 0, 0, 0)
+    assert trial.accident == "the LLM may have used the GPU for 2.0 s of its training"
+    assert held
+    assert all("is measured again: the LLM may have used the GPU" in words for words in held)
+    assert [item.decision for item in experiments(scripted_run)] == [Decision.KEEP, Decision.KEEP]
+
+
+@pytest.mark.parametrize(("hot", "differed"), [(1, 1), (2, 2), (9, 3)])
+def test_a_trial_on_a_gpu_that_was_too_hot_is_measured_again_and_at_last_judged(
+    hot: int, differed: int, scripted_run: ScriptedRun
+) -> None:
+    scripted_run.start_trainer()
+
+    run_listed(scripted_run, [level(1.7, f"hot: {hot}")])
+
+    (trial,) = trials(scripted_run, Kind.FIRST)
+    assert (trial.differed, trial.disturbed, trial.outcome) == (differed, 0, Outcome.OK)
+    assert "the GPU's clock was 1200 MHz (thermal slowdown), usual are 1980" in (trial.machine or "")
+
+
 @pytest.mark.parametrize("outcome", ["crashed", "out_of_memory", "timed_out"])
 def test_a_failure_of_code_that_ran_before_is_asked_about_once_more_with_the_same_seed(
     outcome: str, scripted_run: ScriptedRun

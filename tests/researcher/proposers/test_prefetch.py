@@ -18,6 +18,7 @@ from researcher.errors import EditError
 from researcher.journal.reader import JournalReader
 from researcher.journal.records import Goal, RequestState
 from researcher.journal.writer import Journal
+from researcher.llm.leased import LeasedClient, LeasedPolicy
 from researcher.llm.ollama import OllamaClient, OllamaSettings
 from researcher.loop.context import RunContext
 from researcher.loop.loop import run_until_goal
@@ -37,8 +38,10 @@ from researcher.source.proposal import (
 from tests.doubles.ollama_server import Turn, ollama_double
 from tests.fixtures.loop_in_process import opened
 from tests.fixtures.scripted_run import SUBJECT, ScriptedRun
+from tests.fixtures.trials import wait_for
 from tests.researcher.proposers.test_proposers import Rests, asking
-from trainer.jobs import Outcome, TrialResult, TrialSpec
+from trainer.jobs import LeasePhase, LeaseStore, Outcome, TrialResult, TrialSpec
+from trainer.worker.heartbeat import IDLE, Heartbeat
 
 DEADLINE_S = 60.0
 ELSEWHERE = """TITLE: another model
@@ -325,6 +328,78 @@ def test_closed_drafting_gives_up_an_llm_that_hangs(scripted_run: ScriptedRun) -
         assert begun.wait(DEADLINE_S)
         drafting.close()
         assert left.wait(DEADLINE_S)
+
+
+def test_an_llm_on_the_gpu_of_the_trials_drafts_while_one_is_scored_and_never_while_one_is_timed(
+    scripted_run: ScriptedRun,
+) -> None:
+    bus, published = scripted_run.bus, list[str]()
+    Heartbeat(bus.connection, "trainer-1", gpu="GPU-1").show(IDLE)
+    store = LeaseStore(bus.connection, "GPU-1")
+    with (
+        ollama_double([ELSEWHERE], model="small") as server,
+        opened(scripted_run, [], goal=Goal(0)) as run_context,
+    ):
+        scripted_run.start_trainer()
+        run_until_goal(run_context)
+        journal = run_context.journal
+        client = LeasedClient(OllamaClient(OllamaSettings(server.url, "small")), bus, beside=True)
+        with closing(Prefetch(scripted_run.journal, LeasedPolicy(client))) as drafting:
+            asks = asking(run_context, Rests(0, list), client, Mix.LLM, drafting=drafting, publish=published.append)
+            store.change(lambda lease, at: lease.acquired("trial", at))
+            for phase in (LeasePhase.STARTING, LeasePhase.TIMED):
+                store.change(lambda lease, at, phase=phase: lease.beaten("trial", phase, at))  # type: ignore[misc]
+                asks.proposers.draft_ahead(journal)
+                assert asks.proposers.next_draft(journal, SUBJECT, lambda: None) is None
+            assert (server.asked, drafting.under_way) == ([], None)
+            assert published[-1] == "waiting: a trial is timed on the GPU of the LLM"
+            assert journal.experiments()[1:] == [], "waiting is no answer that is missing"
+
+            store.change(lambda lease, at: lease.beaten("trial", LeasePhase.SCORING, at))
+            asks.proposers.draft_ahead(journal)
+            wait_for(lambda: len(server.asked) == 1, DEADLINE_S)
+            store.change(lambda lease, at: lease.released("trial", at))
+            draft = asks.proposers.next_draft(journal, SUBJECT, lambda: None)
+
+    assert draft is not None
+    assert draft.candidate is not None
+    assert len(server.asked) == 1
+
+
+def answering_until(let: threading.Event) -> Callable[[object, Callable[[], None]], Draft]:
+    """An LLM that answers once it is let, and looks meanwhile whether it may go on."""
+
+    def ask(_: object, tick: Callable[[], None]) -> Draft:
+        while not let.wait(0.01):
+            tick()
+        return Draft(Proposal(ProposerName.LLM, "an answer", "", ()), rejected="it is none")
+
+    return ask
+
+
+def test_a_question_that_is_drained_ends_with_its_draft(scripted_run: ScriptedRun, drafting: Prefetch) -> None:
+    let, ticks = threading.Event(), count()
+
+    def tick() -> None:
+        if next(ticks) == 1:
+            let.set()
+
+    with closing(Journal(scripted_run.journal)):
+        drafting.begin(DraftRequest("x"), answering_until(let))
+        drafting.drain(tick)
+
+        assert collected(drafting).proposal.title == "an answer"
+
+
+def test_a_question_that_takes_too_long_is_cancelled_and_another_may_be_asked(
+    scripted_run: ScriptedRun, drafting: Prefetch
+) -> None:
+    with closing(Journal(scripted_run.journal)):
+        drafting.begin(DraftRequest("x"), answering_until(threading.Event()))
+        drafting.drain(lambda: None, limit_s=0)
+
+        assert drafting.is_idle
+        assert (drafting.under_way, drafting.collect(), drafting.waiting) == (None, None, ())
 
 
 def test_where_the_lease_says_no_nothing_is_asked(scripted_run: ScriptedRun) -> None:

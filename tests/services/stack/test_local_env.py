@@ -31,6 +31,27 @@ def test_first_start_writes_what_fits_the_gpu_and_the_doctor_finds_no_fault_with
     assert faults(COMMITTED, (read((tmp_path / LOCAL).read_text(), LOCAL),), {}) == []
 
 
+@pytest.mark.parametrize(
+    ("memory_mib", "changed", "cap_mib"),
+    [
+        (24564, {}, 24564 - 10240 - 2048),
+        (32607, {}, 32607 - 10240 - 2048),
+        (40960, {}, 40960 - 10240 - 2048),
+        (40960, {"LLM": "none"}, 40960 - 2048),
+        (40960, {"TRAINER_CAP_MIB": "9000"}, None),
+        (24564, {"LLM_RESERVE_MIB": "22000"}, 10240),
+    ],
+    ids=["24 GB", "32 GB", "40 GB", "40 GB without an LLM", "a cap of one's own", "an LLM that does not fit"],
+)
+def test_a_candidate_gets_all_memory_that_the_llm_leaves(
+    memory_mib: int, changed: dict[str, str], cap_mib: int | None, tmp_path: Path
+) -> None:
+    write_local(tmp_path, HELD | changed, [LARGE._replace(gpu=Gpu("NVIDIA", memory_mib))])
+
+    assert written(tmp_path)["PROFILE"] == "24gb"
+    assert written(tmp_path).get("TRAINER_CAP_MIB") == (None if cap_mib is None else str(cap_mib))
+
+
 def test_a_file_that_is_there_is_never_touched(tmp_path: Path) -> None:
     (tmp_path / LOCAL).write_text("PROFILE=fork # mine\n")
 
