@@ -53,6 +53,12 @@ class FinishedRun:
         return cls(state / "subject", state / "trials", run, *rows)
 
     @property
+    def script(self) -> str:
+        """The name of the edited file, which the choices of the run have."""
+        choices = self.subject.parent / "journal" / "night.json"
+        return str(json.loads(choices.read_text()).get("script", "train.py")) if choices.exists() else "train.py"
+
+    @property
     def measured(self) -> list[Row]:
         """Experiments that had a candidate, the baseline left out."""
         return [item for item in self.experiments if item["number"] > 0 and item["outcome"] != "rejected"]
@@ -295,7 +301,7 @@ def each_commit_is_in_its_place(finished_run: FinishedRun) -> Iterator[Fault]:
             yield LOST, f"the ref of experiment {number} is not its commit"
         if finished_run.git("rev-list", "--parents", "--max-count=1", sha).split()[1:] != [commits.get(item["parent"])]:
             yield WRONG, f"the commit of experiment {number} does not stand on its parent"
-        if finished_run.git("show", f"{sha}:train.py") != item["source"].strip():
+        if finished_run.git("show", f"{sha}:{finished_run.script}") != item["source"].strip():
             yield WRONG, f"the commit of experiment {number} holds other code"
     refs = finished_run.git(
         "for-each-ref", "--format=%(objectname)", f"refs/overnight/{finished_run.run['tag']}"
