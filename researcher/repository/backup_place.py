@@ -44,6 +44,7 @@ class FolderPlace:
         self.folder.mkdir(exist_ok=True)
         partial = self.folder / f".{file.name}.partial"
         try:
+            partial.touch(mode=0o600)  # a candidate of another user must not read the journal
             shutil.copyfile(file, partial)
             sync(partial)
             partial.replace(self.folder / file.name)

@@ -108,8 +108,10 @@ def test_a_backup_holds_the_journal_the_settings_and_every_commit_that_the_journ
     refs = refs_of(ended_run.subject, "refs/")
     run_git(ended_run.subject, "update-ref", "refs/overnight/night/99", "HEAD")
 
-    state = unpacked(back_up(ended_run, tmp_path / "place"), tmp_path / "restored")
+    archive = back_up(ended_run, tmp_path / "place")
+    state = unpacked(archive, tmp_path / "restored")
 
+    assert archive.stat().st_mode & 0o777 == 0o600
     assert rows(state.journal) == rows(ended_run.journal)
     assert (state.journal / "settings.json").read_text() == '{"PROPOSER": "optimizer"}'
     assert refs_of(state.subject, "refs/") == refs
