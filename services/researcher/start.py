@@ -125,11 +125,11 @@ def _resolve_through_outages(settings: ContainerSettings, state: State) -> RunCo
             require_its_data(settings.user_repository, choices.constants)
             return choices
         except OUTAGE_ERRORS as error:
-            words = explain(error, (state.journal, state.root), settings.redis_url)
-            if words is None:
+            message = explain(error, (state.journal, state.root), settings.redis_url)
+            if message is None:
                 raise
-            logger.error("HELD: %s", words)
-            _beat(settings, Status(StatusKind.HELD, words))
+            logger.error("HELD: %s", message)
+            _beat(settings, Status(StatusKind.HELD, message))
         time.sleep(REPORT_EVERY_S)
 
 
