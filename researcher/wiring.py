@@ -115,7 +115,7 @@ def build_run_context(opened: Opened, back_off: PauseBackoffs) -> RunContext:
         project=lambda: _project(opened, results, table),
         tick=ticker.tick,
         rest=ticker.rest,
-        publish_status=lambda words: publisher.publish_status(RESEARCHER, words),
+        publish_status=lambda message: publisher.publish_status(RESEARCHER, message),
         clock=opened.clock,
         back_off=back_off,
     )
@@ -143,7 +143,7 @@ def _proposers(opened: Opened, publisher: StatusPublisher) -> Proposers:
         publisher.publish_status("llm", f"none, {alone}")
     client = leased_client(settings, profile, opened.bus)
     files = cache(lambda: workspace.files(run.base_commit))  # all candidates share these files but train.py
-    dry_runs = DryRuns(opened.bus, profile, files, lambda words: publisher.publish_status("dry_runs", words))
+    dry_runs = DryRuns(opened.bus, profile, files, lambda message: publisher.publish_status("dry_runs", message))
     return Proposers(
         mix=settings.proposer,
         vetting=Vetting(profile, workspace.program, dry_runs),
@@ -153,7 +153,7 @@ def _proposers(opened: Opened, publisher: StatusPublisher) -> Proposers:
         drafting=Prefetch(opened.journal.folder, gpu_sharing_policy(settings, profile, client)),
         shares=settings.shares(),
         folder=settings.journal_dir / "experiments",
-        publish_status=lambda words: publisher.publish_status("llm", words),
+        publish_status=lambda message: publisher.publish_status("llm", message),
     )
 
 

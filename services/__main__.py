@@ -53,8 +53,8 @@ def main() -> None:
         _refuse(f"the Docker engine does not answer any more ({error}); next: scripts/doctor")
 
 
-def _refuse(words: str) -> None:
-    print_error(words)
+def _refuse(message: str) -> None:
+    print_error(message)
     sys.exit(BAD_USE)
 
 
@@ -109,9 +109,9 @@ def logs(
     known = {each.service for each in _those_up(stack)}
     if service is not None and service not in known:
         raise StackError(f"there is no service {service}", f"one of {', '.join(sorted(known))}")
-    words = ["--tail", str(tail), *(["--follow"] if follow else []), *([service] if service else [])]
+    arguments = ["--tail", str(tail), *(["--follow"] if follow else []), *([service] if service else [])]
     with contextlib.suppress(KeyboardInterrupt):
-        raise typer.Exit(stack.logs(*words))
+        raise typer.Exit(stack.logs(*arguments))
 
 
 @app.command()

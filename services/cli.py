@@ -108,7 +108,7 @@ def status(
 
 @app.command(rich_help_panel=LOOK, epilog="Examples: overnight log 12 · overnight log --tsv > all.tsv")
 def log(
-    number: Annotated[int | None, typer.Argument(metavar="[ID]", help="An experiment's number.")] = None,
+    number: Annotated[int | None, typer.Argument(metavar="ID", help="An experiment's number.")] = None,
     state: StateOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print every column as JSON.")] = False,
     as_tsv: Annotated[bool, typer.Option("--tsv", help="Print every column, separated by tabs.")] = False,

@@ -193,17 +193,17 @@ def _begin_another(
     settle(state, choices, console, begins=True)
     if options.replace is Replace.DELETE:
         delete(state)
-        told = f"run {replaced.tag} is deleted"
+        message = f"run {replaced.tag} is deleted"
     else:
         earlier = set_aside(state)
-        told = f"run {replaced.tag} is kept in {earlier.root}"
+        message = f"run {replaced.tag} is kept in {earlier.root}"
         if options.from_best:
             assert replaced.incumbent is not None, "`_replaced` refuses a run without one"
             with JournalReader(earlier.journal) as history:
                 best = history.experiment(replaced.incumbent)
             begin_with(state.subject, repository_of(earlier), best.commit_sha or replaced.base_commit)
     state.remember(settings)
-    console.print(f"{told}; this start begins run {settings['TAG']}", soft_wrap=True)
+    console.print(f"{message}; this start begins run {settings['TAG']}", soft_wrap=True)
 
 
 def given_settings(shell: Mapping[str, str], options: Mapping[str, str]) -> dict[str, str]:

@@ -90,7 +90,7 @@ def run(
         Path | None,
         typer.Option(help="Folder of your own .txt and .md files to train on.", rich_help_panel=MATERIAL),
     ] = None,
-    proposer: Annotated[Mix | None, _option("PROPOSER", PROPOSALS)] = None,
+    proposer: Annotated[Mix | None, _option("PROPOSER", PROPOSALS, metavar="NAME")] = None,
     rule: Annotated[Rule | None, _option("RULE", PROPOSALS)] = None,
     llm: Annotated[str | None, _option("LLM", LLM)] = None,
     model: Annotated[str | None, _option("MODEL", LLM)] = None,
@@ -100,7 +100,7 @@ def run(
     num_ctx: Annotated[int | None, _option("NUM_CTX", LLM)] = None,
     num_predict: Annotated[int | None, _option("NUM_PREDICT", LLM)] = None,
     llm_deadline_s: Annotated[float | None, _option("LLM_DEADLINE_S", LLM)] = None,
-    think: Annotated[Think | None, _option("THINK", LLM)] = None,
+    think: Annotated[Think | None, _option("THINK", LLM, metavar="LEVEL")] = None,
     edit_share: Annotated[float | None, _option("EDIT_SHARE", PROPOSALS)] = None,
     advice_share: Annotated[float | None, _option("ADVICE_SHARE", PROPOSALS)] = None,
     backup: Annotated[str | None, _option("BACKUP", MACHINE)] = None,
@@ -134,8 +134,9 @@ def run(
 ) -> None:
     """Start a run on this machine, or continue it: set-up, baseline, experiments, summary.
 
-    A run continues with the options of its last start, unless others are given here or in the environment. So does
-    another run, which begins with --new, --wipe or another --tag.
+    A run continues with the options of its last start, unless others are given here or in the environment.
+
+    Another run, which begins with --new, --wipe or another --tag, takes these options, too.
     """
     from services.local import FINISHED, Replace, RunOptions, run_local  # noqa: PLC0415 - the help is shown faster
     from services.machine.backup import absolute_place  # noqa: PLC0415 - likewise

@@ -126,7 +126,7 @@ class Settings(BaseSettings):
     """Folder of your own git repository with train.py and prepare.py, or with overnight.toml: /..., ./..., ../... or
     ~/... Default: the built-in subject, in a volume."""
     llm: Annotated[_Backend, _RESEARCHER | _SERVICES | _COMPOSE, Shipped(DEFAULT_BACKEND)] = DEFAULT_BACKEND
-    """The source of the LLM: ollama (a container beside the trainer), none (the optimiser works alone), or openai (the
+    """The source of the LLM: ollama (a container, or at OLLAMA_HOST), none (the optimiser works alone), or openai (the
     endpoint at OPENAI_BASE_URL)."""
     experiments: Annotated[Count | None, _RESEARCHER | _COMPOSE] = None
     """End the run after this many measured experiments. Default: no limit, the run continues until you stop it."""

@@ -143,8 +143,8 @@ class KnowsSize(Protocol):
 
 def is_small(client: ChatClient) -> bool:
     """Return True if a model has fewer than 8 billion parameters, as its server or else its name says."""
-    told = client.billions if isinstance(client, KnowsSize) else None
-    billions = billions_in(client.model) if told is None else told
+    stated = client.billions if isinstance(client, KnowsSize) else None
+    billions = billions_in(client.model) if stated is None else stated
     return billions is not None and billions < SMALL_BELOW_BILLIONS
 
 

@@ -146,8 +146,8 @@ class OpenAiClient:
         if seen.status_code not in (httpx.codes.OK, httpx.codes.NOT_FOUND, httpx.codes.METHOD_NOT_ALLOWED):
             raise self._refusal(seen)
         # LM Studio answers 200 at an address that it does not serve. Some versions do so for /v1/models, too.
-        if (error_said := _error_in(seen)) is not None and not self.url.endswith("/v1"):
-            raise LlmUnavailable(f"{self.url} answers: {self._plain(error_said)}; an address often ends in /v1")
+        if (error_found := _error_in(seen)) is not None and not self.url.endswith("/v1"):
+            raise LlmUnavailable(f"{self.url} answers: {self._plain(error_found)}; an address often ends in /v1")
 
     def chat(
         self,
@@ -312,13 +312,13 @@ class _Stream(Stream):
             return
         self.raise_error(choice)
         self.finish = choice.get("finish_reason") or self.finish
-        said = choice.get("delta")
-        if not said and not any(self.text):  # the whole answer, in an object or in the older form of the protocol
-            said = choice.get("message") or {"content": choice.get("text")}
+        delta = choice.get("delta")
+        if not delta and not any(self.text):  # the whole answer, in an object or in the older form of the protocol
+            delta = choice.get("message") or {"content": choice.get("text")}
             self.is_done = bool(choice.get("message"))
-        if isinstance(said, dict):
-            text, thoughts = _text_and_thoughts(said.get("content") or said.get("refusal"))
-            fields = (_plain_text(said.get(name)) for name in ("reasoning_content", "reasoning", "thinking"))
+        if isinstance(delta, dict):
+            text, thoughts = _text_and_thoughts(delta.get("content") or delta.get("refusal"))
+            fields = (_plain_text(delta.get(name)) for name in ("reasoning_content", "reasoning", "thinking"))
             self.add(text, thoughts or next(filter(None, fields), ""))
 
     def answer(self) -> Answer:

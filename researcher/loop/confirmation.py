@@ -214,7 +214,8 @@ def _measure_incumbent(run_context: RunContext, confirmation: Confirmation) -> N
 
 def _outcome_text(trial: Trial) -> str:
     """Describe the outcome of a trial. A failure here is the second in a row of code that ran before."""
-    return f"{trial.outcome}{' twice in a row' if trial.failed else ''}: {trial.reason}"
+    assert trial.outcome is not None
+    return f"{trial.outcome.text}{' twice in a row' if trial.failed else ''}: {trial.reason}"
 
 
 def tag_confirmed(run_context: RunContext) -> None:

@@ -39,25 +39,25 @@ class StatusPublisher:
         self._subject = subject
         self._backup = backup
         self._alarmed = False
-        self._words: dict[str, str] = {}
+        self._messages: dict[str, str] = {}
         self._published_at = 0.0
 
-    def publish_status(self, source: str, words: str) -> None:
+    def publish_status(self, source: str, message: str) -> None:
         """Publish a message of `source` now."""
-        self._words[source] = words
-        self._bus.publish_status(source, Status.working(words))
+        self._messages[source] = message
+        self._bus.publish_status(source, Status.working(message))
 
     def repeat(self) -> None:
         """Publish all messages again if the last repeat is at least `REPEAT_S` seconds old."""
         if time.monotonic() - self._published_at >= self.REPEAT_S:
             self._published_at = time.monotonic()
-            self._words |= {SUBJECT: self._subject(), BACKUP: self._backup()}
-            for source, words in list(self._words.items()):  # the prefetch thread publishes as well
-                self._bus.publish_status(source, Status.working(words))
+            self._messages |= {SUBJECT: self._subject(), BACKUP: self._backup()}
+            for source, message in list(self._messages.items()):  # the prefetch thread publishes as well
+                self._bus.publish_status(source, Status.working(message))
             alarm = self._stall_check()
             if alarm is not None:
                 self._bus.publish_status(
-                    RESEARCHER, Status.working(f"{self._words.get(RESEARCHER, '')}; ALARM: {alarm}")
+                    RESEARCHER, Status.working(f"{self._messages.get(RESEARCHER, '')}; ALARM: {alarm}")
                 )
                 if not self._alarmed:
                     logger.error("ALARM: %s", alarm)

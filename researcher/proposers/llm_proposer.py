@@ -256,10 +256,10 @@ class LlmProposer:
         self._publish_away(error)
 
     def _publish_away(self, error: Fault) -> None:
-        words = f"none: {error}; waiting" if self._alone else f"none: {error}; the optimiser goes on"
-        if words != self._published:
-            self._published = words
-            self._publish_status(words)
+        message = f"none: {error}; waiting" if self._alone else f"none: {error}; the optimiser goes on"
+        if message != self._published:
+            self._published = message
+            self._publish_status(message)
 
 
 def _undrafted(coming: Sequence[str], drafting: Prefetch) -> str | None:

@@ -144,7 +144,7 @@ def _line(item: Experiment, rolled_back: str | None) -> str:
 def _brief_line(item: Experiment, scores: dict[int, list[float]], metric: Metric, *, is_rolled_back: bool) -> str:
     before = scores.get(item.parent) if item.parent is not None else None
     if item.score is None or before is None:
-        end = "" if item.outcome in (None, Outcome.OK) else f": {item.outcome.value.replace('_', ' ')}"
+        end = "" if item.outcome in (None, Outcome.OK) else f": {item.outcome.text}"
         return f"{item.number} {item.title}{end}"
     decided = "rolled back" if is_rolled_back else item.decision or item.state
     return f"{item.number} {item.title}: {metric.change(item.score - fmean(before)):+.5f}, {decided}"

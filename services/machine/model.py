@@ -155,14 +155,14 @@ def _step(wanted: OllamaSettings, line: str) -> Step:
 
 def _failed(wanted: OllamaSettings, message: str) -> PullFailed:
     """Return the error that the server's text means; the server sends no error codes."""
-    words = message.lower()
-    if any(part in words for part in _FULL):
+    lowered = message.lower()
+    if any(part in lowered for part in _FULL):
         return DiskFull(
             f"no room for {wanted.model} where Ollama keeps its models ({message}); free some. {_again(wanted)}"
         )
-    if any(part in words for part in _UNKNOWN):
+    if any(part in lowered for part in _UNKNOWN):
         return UnknownModel(f"Ollama's library has no model {wanted.model} ({message}); look its name up there")
-    if any(part in words for part in _OUTSIDE):
+    if any(part in lowered for part in _OUTSIDE):
         return RegistryAway(f"Ollama at {wanted.url} does not reach its registry ({message}); {_again(wanted)}")
     return PullFailed(f"{wanted.url} cannot pull {wanted.model}: {message}")
 

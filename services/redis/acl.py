@@ -40,10 +40,10 @@ class Grant:
 
     def rule(self) -> str:
         """Return the grant as one selector of an ACL rule."""
-        words = [f"~{key}" for key in self.keys] + [f"%R~{key}" for key in self.reads]
-        words += [f"%W~{key}" for key in self.writes] + [f"&{channel}" for channel in self.channels]
-        words += [word if word.startswith("-") else f"+{word}" for word in self.commands.split()]
-        return f"({' '.join(words)})"
+        rules = [f"~{key}" for key in self.keys] + [f"%R~{key}" for key in self.reads]
+        rules += [f"%W~{key}" for key in self.writes] + [f"&{channel}" for channel in self.channels]
+        rules += [word if word.startswith("-") else f"+{word}" for word in self.commands.split()]
+        return f"({' '.join(rules)})"
 
 
 @dataclass(frozen=True)

@@ -131,11 +131,11 @@ def _resolve_through_outages(settings: ContainerSettings, state: State) -> RunCo
                 require_committed(settings.user_repository, Task.from_json(choices.task), begins=not state.has_begun)
             return choices
         except OUTAGE_ERRORS as error:
-            words = explain(error, (state.journal, state.root), settings.redis_url)
-            if words is None:
+            message = explain(error, (state.journal, state.root), settings.redis_url)
+            if message is None:
                 raise
-            logger.error("HELD: %s", words)
-            _beat(settings, Status(StatusKind.HELD, words))
+            logger.error("HELD: %s", message)
+            _beat(settings, Status(StatusKind.HELD, message))
         time.sleep(REPORT_EVERY_S)
 
 

@@ -58,15 +58,15 @@ def _is_back(stack: Stack, console: Console, rest: Callable[[], None]) -> bool:
         try:
             found = stack.containers()
         except ENGINE_AWAY:
-            words = "the engine does not answer"
+            message = "the engine does not answer"
         else:
             if not found:
                 return False
             researcher = next((each for each in found if each.service == RESEARCHER), None)
             if researcher is not None and researcher.state == "running":
                 return True
-            words = f"the researcher is {'gone' if researcher is None else researcher.in_words()}"
-        if words != shown:
-            console.print(f"{words}; waiting for it", highlight=False)
-            shown = words
+            message = f"the researcher is {'gone' if researcher is None else researcher.in_words()}"
+        if message != shown:
+            console.print(f"{message}; waiting for it", highlight=False)
+            shown = message
     return False

@@ -175,10 +175,10 @@ def watch(options: UpOptions, stack: Stack, console: Console, *, terminal: bool)
     if ending is Ending.OVER:
         console.print(OVER)
         return run_after(options.then, console) if options.then is not None else 0
-    words = {
+    message = {
         Ending.LEFT: "the run goes on; scripts/status shows it, scripts/up follows it again, scripts/down stops it",
         Ending.REFUSED: "the researcher refuses to run; fix what it says above, then the same command again",
         Ending.GONE: "the stack is gone; scripts/up brings it back",
     }[ending]
-    console.print(words + ("" if options.then is None else f". Not run: {options.then}"), markup=False)
+    console.print(message + ("" if options.then is None else f". Not run: {options.then}"), markup=False)
     return 0 if ending is Ending.LEFT else 1

@@ -68,7 +68,7 @@ def run_single_trial(state: State, file: Path, seed: int, profile_name: str | No
             result = run_trial(spec, config, report, lambda: False)
         finally:
             sandbox_user.release()
-    console.print(f"{result.outcome}: {result.reason}")
+    console.print(f"{result.outcome.text}: {result.reason}")
     if result.val_bpb is not None:
         console.print(f"{profile.metric.name}: {profile.metric.text(result.val_bpb)}")
     if result.log is not None:

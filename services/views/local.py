@@ -29,6 +29,7 @@ from services.views.render import (
     confirmation_text,
     draw,
     experiments_table,
+    print_line,
     proposers_text,
     standing_lines,
 )
@@ -140,18 +141,18 @@ def summary(
     write_whole(picture, draw_picture(report))
     console.rule(f"Overnight {report.run.tag}")
     for line in _summary_lines(found, report):
-        console.print(line, soft_wrap=True)
+        print_line(console, line)
     kept = [row for row in report.rows if row.status == "keep" and not row.experiment.is_baseline]
     if kept:
         console.print(experiments_table(kept))
-    for name, words in (
+    for name, text in (
         ("table", reports / "results.tsv"),
         ("picture", picture),
         ("branch", f"{report.run.branch} in {subject}"),
         *([] if user is None else [("pushed", _pushed(report, user))]),
         ("more", "overnight status --verbose, overnight log, overnight export"),
     ):
-        console.print(f"{name:<10}{words}", soft_wrap=True)
+        console.print(f"{name:<10}{text}", soft_wrap=True)
 
 
 def _summary_lines(found: Report, report: RunReport) -> Iterator[str]:

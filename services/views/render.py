@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -57,10 +57,18 @@ def draw(scene: Scene) -> RenderableType:
     parts += [_hung(Text(f"no range  {name}: {fault}", style="yellow")) for name, fault in report.range_faults.items()]
     if report.live is not None:
         parts += [_hung(_worker(worker)) for worker in report.live.workers]
-        parts += [Text(line, style="yellow") for line in _notes(report.live)]
+        parts += [_hung(Text(line, style="yellow")) for line in _notes(report.live)]
     if scene.foot:
         parts.append(Text(scene.foot, style="dim"))
     return Panel(Group(*parts), title=title, title_align="left")
+
+
+def print_line(console: Console, line: str) -> None:
+    """Print a line that begins with a label: on a terminal in its width, in a pipe or a file without a break."""
+    if console.is_terminal:
+        console.print(_hung(Text(line)))
+    else:
+        console.print(line, soft_wrap=True)
 
 
 def _hung(line: Text) -> Table:
@@ -109,10 +117,10 @@ def _worker(worker: WorkerStatus) -> Text:
 
 def _notes(live: LiveStatus) -> Iterator[str]:
     """Yield the notes beside the run: of services that it can do without, and of foreign jobs."""
-    for source, words in live.notes.items():
-        yield f"{LABELS[source]:<4} {words}"
+    for source, text in live.notes.items():
+        yield f"{LABELS[source]:<{LABEL}}{text}"
     if live.foreign:
-        yield f"jobs {live.foreign}"
+        yield f"{'jobs':<{LABEL}}{live.foreign}"
 
 
 def _at_rest(report: RunReport | None) -> str:
@@ -181,7 +189,8 @@ def figures(report: Report, run_report: RunReport) -> list[RenderableType]:
         lines.append(unseen)
     rolled_back = next((each for each in reversed(run_report.confirmations) if each.rolled_back), None)
     if rolled_back is not None and (head := run_report.row(rolled_back.head)) is not None:
-        lines.append(f"fell      experiment {head.experiment.number}: {rolled_back.reason}")
+        name = f"experiment {head.experiment.number}"
+        lines.append(f"fell      {name}: {(rolled_back.reason or '').removeprefix(f'{name} ')}")
     lines.append(f"cost      {cost_text(run_report)}")
     return [*(_hung(Text(line)) for line in lines), *([proposers_table(report.rates)] if report.rates else [])]
 
@@ -212,14 +221,16 @@ def gap_text(compared: HeldOutGain) -> str:
     """Return the scores of a version on both texts, and their difference beside that of the baseline."""
     code, base = compared.code, compared.base
     return (
-        f"val {code.val:.6f} is {code.heldout:.6f} there: a gap of {code.gap:+.6f}, the baseline's is {base.gap:+.6f}"
+        f"score {code.heldout:.6f} there and {code.val:.6f} on val: a gap of {code.gap:+.6f}, "
+        f"the baseline's is {base.gap:+.6f}"
     )
 
 
 def confirmation_text(report: RunReport, confirmation: Confirmation) -> str:
     """Return a decided confirmation as one line."""
     claimed = _claimed_text(report, confirmation)
-    return f"{confirmation.kind.words}     {confirmation.verdict}: {confirmation.reason}{claimed}"
+    verdict = "" if confirmation.verdict is None else confirmation.verdict.words
+    return f"{confirmation.kind.words}     {verdict}: {confirmation.reason}{claimed}"
 
 
 def _claimed_text(report: RunReport, confirmation: Confirmation) -> str:

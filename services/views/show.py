@@ -37,6 +37,7 @@ from services.views.render import (
     experiments_table,
     gap_text,
     heldout_text,
+    print_line,
 )
 from trainer.jobs import RedisClient, TrialResult
 
@@ -128,7 +129,7 @@ def show_best(state: State, console: Console, *, source: bool) -> None:
             return
         console.print(experiments_table([head]))
         if head.experiment.is_baseline:
-            console.print("nothing has beaten the baseline yet")
+            console.print("the baseline is the best version so far")
             return
         mean = f"{report.run.metric.text(fmean(report.incumbent_scores))} over {len(report.incumbent_scores)} seeds"
         confirmed = report.run.incumbent == report.run.confirmed
@@ -222,32 +223,35 @@ def _print_experiment(
 ) -> None:
     name = (f"{experiment.number}  {experiment.title}", "bold")
     console.print(Text.assemble(name, f"  ({experiment.proposer or 'the subject'})"))
-    console.print(f"why       {experiment.hypothesis}")
-    console.print(f"decision  {experiment.decision or experiment.state}: {experiment.reason or ''}")
+    print_line(console, f"why       {experiment.hypothesis}")
+    print_line(console, f"decision  {experiment.decision or experiment.state}: {experiment.reason or ''}")
     if (compared := report.heldout.keeps.get(experiment.id)) is not None:
-        gains = f"gain {compared.heldout_gain:+.6f} where it is {compared.val_gain:+.6f} on val"
-        console.print(f"held out  {gains}; {gap_text(compared)}")
+        gains = f"gain {compared.heldout_gain:+.6f} there and {compared.val_gain:+.6f} on val"
+        print_line(console, f"held out  {gains}; {gap_text(compared)}")
     for confirmation in report.decided_confirmations(experiment):
-        console.print(confirmation_text(report, confirmation))
+        print_line(console, confirmation_text(report, confirmation))
     if experiment.cost is not None:
         cost = experiment.cost
-        console.print(f"LLM       {cost.model}: {cost.calls} calls, {cost.seconds:.1f} s, {cost.answer_tokens} tokens")
+        print_line(
+            console, f"LLM       {cost.model}: {cost.calls} calls, {cost.seconds:.1f} s, {cost.answer_tokens} tokens"
+        )
     for call in report.paid:
         if belongs_to(call, experiment):
-            console.print(f"stronger  {call_text(call)}")
+            print_line(console, f"stronger  {call_text(call)}")
     for item in history.trials(experiment=experiment.id):
         metric = report.run.metric
         score = "no score yet" if item.val_bpb is None else f"{metric.name} {metric.text(item.val_bpb)}"
         score += "" if item.heldout_bpb is None else f", held out {item.heldout_bpb:.6f}"
         score += "" if item.unseen_bpb is None else f", unseen {item.unseen_bpb:.6f}"
-        console.print(f"trial {item.number}   {item.kind}, seed {item.seed}: {item.outcome or 'queued'}, {score}")
+        end = "queued" if item.outcome is None else item.outcome.text
+        print_line(console, f"trial {item.number}   {item.kind}, seed {item.seed}: {end}, {score}")
         if (machine := speed_text(item)) is not None:
-            console.print(f"          {machine}")
+            print_line(console, f"          {machine}")
         result = history.result(item.id)
         if result is not None and result.layers:
-            console.print(f"          behind {', '.join(result.layers)}")
+            print_line(console, f"          behind {', '.join(result.layers)}")
         if result is not None and (looked := closer_look(result)) is not None:
-            console.print(f"          {looked}")
+            print_line(console, f"          {looked}")
         if result is not None and result.log is not None:
             console.rule(f"log, {result.log.seen_bytes:,} bytes seen")
             path = state.trials / result.log.path

@@ -40,9 +40,9 @@ def state_of(path: Path | None) -> State:
     return State((path or state_folder(os.environ, Path.cwd())).resolve())
 
 
-def print_error(words: str) -> None:
+def print_error(message: str) -> None:
     """Print an error on stderr."""
-    errors.print(Text.assemble(("overnight:", "bold red"), f" {words}"), soft_wrap=True)
+    errors.print(Text.assemble(("overnight:", "bold red"), f" {message}"), soft_wrap=True)
 
 
 def refuse(message: str) -> NoReturn:

@@ -40,10 +40,10 @@ WHOLE_FILE = "TITLE: t\nHYPOTHESIS: h\n```python\nLEVEL = 1.2\n```\n"
 def moved(name: str, value: object) -> Callable[[bool], Reply]:
     """Return an answer that sets a knob, as JSON or in the free form."""
     as_json = json.dumps({"set": {name: value}, "hypothesis": "h"})
-    return lambda in_json: said(as_json if in_json else f"TITLE: t\nHYPOTHESIS: h\nSET {name} = {value}\n")
+    return lambda in_json: uncounted(as_json if in_json else f"TITLE: t\nHYPOTHESIS: h\nSET {name} = {value}\n")
 
 
-def said(text: str) -> Reply:
+def uncounted(text: str) -> Reply:
     """Return an answer of a server that counts no tokens."""
     return spoken(text, usage=None)
 
@@ -69,11 +69,12 @@ class Mode:
 MODES = {
     "deadline while it reads": Mode([READING], "was still reading the question", {"deadline_s": 0.05}),
     "disconnected": Mode([BROKEN_OFF, BROKEN_OFF, moved("WIDTH", 128)], "without a reason"),
+    # A question that the server has not taken yet when it goes is reset.
     "refused for a while": Mode(
-        [moved("WIDTH", 32), moved("WIDTH", 128)], "nothing usable answers|without a reason|stopped in the middle"
+        [moved("WIDTH", 32), moved("WIDTH", 128)], r"nothing usable answers|broke off: ReadError"
     ),
-    "no edit": Mode([always(said(text)) for text in PROSE]),
-    "rejected": Mode([moved("LEVEL", 9.0), moved("NOWHERE", 1.0), moved("LEVEL", "x"), always(said(WHOLE_FILE))]),
+    "no edit": Mode([always(uncounted(text)) for text in PROSE]),
+    "rejected": Mode([moved("LEVEL", 9.0), moved("NOWHERE", 1.0), moved("LEVEL", "x"), always(uncounted(WHOLE_FILE))]),
 }
 
 

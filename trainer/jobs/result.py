@@ -34,6 +34,11 @@ class Outcome(StrEnum):
     LOST = "lost"
 
     @property
+    def text(self) -> str:
+        """The outcome as text for users."""
+        return self.value.replace("_", " ")
+
+    @property
     def is_without_trial(self) -> bool:
         """True if nothing was committed and measured."""
         return self in (Outcome.REJECTED, Outcome.UNANSWERED)

@@ -61,8 +61,8 @@ def run_trial(
     if known is not None:
         return known
     clock = _Clock(time.time(), time.monotonic())
-    if (words := disk_space.why_not_ready(config.results, config.work) or gpu.why_not_ready(spec.caps)) is not None:
-        return _without_run(spec, config, clock, Termination(Outcome.LOST, f"it was not begun: {words}"))
+    if (obstacle := disk_space.why_not_ready(config.results, config.work) or gpu.why_not_ready(spec.caps)) is not None:
+        return _without_run(spec, config, clock, Termination(Outcome.LOST, f"it was not begun: {obstacle}"))
     held = read_task_data(config.data)
     if held is not None:
         return result_store.store(

@@ -162,9 +162,9 @@ def run_dry_run(spec_json: dict[str, Any]) -> dict[str, Any]:
     try:
         spec = DryRunSpec.from_json(spec_json)
     except ValidationError as fault:
-        words = f"the spec does not fit this dry-run worker: {_faults(fault)}"
-        log.error("%s", words)
-        return DryRunResult("", DryRunVerdict.UNKNOWN, words, None, None, 0.0).to_json()
+        message = f"the spec does not fit this dry-run worker: {_faults(fault)}"
+        log.error("%s", message)
+        return DryRunResult("", DryRunVerdict.UNKNOWN, message, None, None, 0.0).to_json()
     worker_state.heartbeat().show(DRY_RUNNING)
     try:
         result = dry_run.run_dry_run(spec, worker_state.config, _stop_requested.is_set)

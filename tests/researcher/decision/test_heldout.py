@@ -90,10 +90,10 @@ def test_users_see_it_in_the_status_the_log_and_the_summary(
     summary(story.journal, PROFILE, tmp_path / "subject", console)
     told = console.export_text()
 
-    line = "held out  0.100000 confirmed, +0.120000 provisional; val 1.660000 is 8.690000 there: a gap of +7.030000"
+    line = "0.100000 confirmed, +0.120000 provisional; score 8.690000 there and 1.660000 on val: a gap of +7.03"
     assert line in status
     assert "gain +0.100000, 0.014142 needed; held out +0.100000; not scored on unseen text" in told
-    assert "held out  gain +0.098000 where it is +0.102000 on val; val 1.708000 is 8.712000 there" in log
+    assert "held out  gain +0.098000 there and +0.102000 on val; score 8.712000 there and 1.708000 on val" in log
     assert "val_bpb 1.700000, held out 8.720000" in log
     found = json.loads(capsys.readouterr().out)
     assert found["gain"]["confirmed_heldout"] == pytest.approx(0.1)

@@ -6,13 +6,14 @@ import io
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from researcher.decision.goal import moment_text
-from researcher.journal.records import Decision, Goal
+from researcher.journal.records import ConfirmationVerdict, Decision, Goal
 from researcher.proposers.escalation import belongs_to
 from researcher.report.document import Times
 from researcher.report.snapshot import Report, snapshot
@@ -21,11 +22,11 @@ from services import __main__ as stack
 from services.machine.state import RunConfig, State
 from services.views import terminal
 from services.views.local import summary
-from services.views.render import Scene, clock_text, draw, times_text
+from services.views.render import Scene, clock_text, confirmation_text, draw, print_line, times_text
 from services.views.show import call_text, harmless
 from tests import ROOT
 from tests.fixtures.journal_story import PROFILE, Story
-from trainer.jobs import Progress, Status, StatusKind, WorkerRole, WorkerStatus
+from trainer.jobs import Outcome, Progress, Status, StatusKind, WorkerRole, WorkerStatus
 
 AT = 1_000_000.0
 AWAY = {"llm": "none: away", "dry_runs": "none: no dry-run worker runs"}
@@ -91,8 +92,8 @@ def test_it_shows_the_running_trial_the_best_the_counts_and_what_is_to_go(tmp_pa
         "baseline  1.810000, mean of 2 seeds",
         "best      1.700000, mean of 1 seed",
         "+0.110000 over the baseline's mean, not measured again",
-        "LLM  none: away",
-        "dry runs none: no dry-run worker runs",
+        "LLM       none: away",
+        "dry runs  none: no dry-run worker runs",
         "the foot",
     ):
         assert expected in text, expected
@@ -107,6 +108,46 @@ def test_a_narrow_terminal_continues_a_line_below_its_text(tmp_path: Path) -> No
 
     assert "│ result    Perhaps 6.1 % better than  │\n│           the start, not yet         │\n" in text
     assert "│ gain      none confirmed, +0.110000  │\n│           over the baseline's mean,  │\n" in text
+
+
+def test_a_fall_is_told_in_plain_words_and_names_its_experiment_once(tmp_path: Path) -> None:
+    story = Story(tmp_path)
+    story.baseline(1.80, 1.82)
+    story.try_out("wider", 1.70, Decision.KEEP)
+    story.fall(f"experiment 1 {Outcome.TIMED_OUT.text} twice in a row: slow")
+
+    text = seen(Scene(Report(story.report()), verbose=True))
+    story.journal.close()
+
+    assert "fell      experiment 1: timed out twice in a row: slow" in text
+
+
+@pytest.mark.parametrize("verdict", ConfirmationVerdict)
+def test_no_verdict_is_shown_as_an_identifier(tmp_path: Path, verdict: ConfirmationVerdict) -> None:
+    story = Story(tmp_path)
+    story.baseline(1.80, 1.82)
+    story.try_out("good", 1.70, Decision.KEEP)
+    story.claim([1.70] * 3, [1.80] * 3)
+    report = story.report()
+    story.journal.close()
+
+    line = confirmation_text(report, replace(report.confirmations[0], verdict=verdict))
+
+    assert "_" not in line
+    assert f"{verdict.words}: " in line
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_line_is_broken_on_a_terminal_only(terminal: bool) -> None:
+    console = Console(width=40, file=io.StringIO(), force_terminal=terminal, record=True)
+
+    print_line(console, "why       the first half of the words and the second half of them")
+
+    lines = [line.rstrip() for line in console.export_text().splitlines()]
+    whole = ["why       the first half of the words and the second half of them"]
+    assert lines == (
+        ["why       the first half of the words", "          and the second half of them"] if terminal else whole
+    )
 
 
 def test_a_run_that_has_ended_says_why_also_when_nothing_runs_any_more(tmp_path: Path) -> None:
