@@ -28,8 +28,9 @@ from services.machine.state import State
 from services.run_commands import until_of
 from services.stack import end_action
 from services.stack.compose import ENGINE_AWAY, PROJECT, Container, Stack, StackError
+from services.stack.gpu_first import SKIP
 from services.stack.results import RESEARCHER, fetch
-from services.stack.up import UpOptions, bring_up, container_text, prepare, watch
+from services.stack.up import UpOptions, bring_up, check_gpu, container_text, prepare, watch
 from services.views.terminal import BAD_USE, print_error
 from trainer.jobs.environment import SHELL
 
@@ -67,6 +68,9 @@ def up(
     until: Annotated[str | None, typer.Option(metavar="TIME, as 07:00", help=TABLE["UNTIL"].summary)] = None,
     then: Annotated[str | None, typer.Option(help=end_action.HELP)] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Return when the run is healthy.")] = False,
+    skip_gpu_check: Annotated[
+        bool, typer.Option(SKIP, help="Do not measure on the GPU before the first start.")
+    ] = False,
 ) -> None:
     """Check, build, start, wait until redis, trainer and researcher are healthy, and show the run. Running containers
     are left alone. The LLM may come later."""
@@ -77,10 +81,12 @@ def up(
         mode=Mode.CPU if cpu else Mode.GPU,
         limits={name: str(value) for name, value in limits.items() if value is not None},
         then=None if then is None else end_action.checked(then, SHELL),
+        skip_gpu_check=skip_gpu_check,
     )
     facts = _facts(options.limits)
     prepare(options, facts, console)
     stack = _stack(facts)
+    check_gpu(options, stack, facts, console)
     bring_up(options, stack, ROOT, console)
     if not detach:
         raise typer.Exit(watch(options, stack, console, terminal=_on_terminal()))

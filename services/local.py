@@ -32,6 +32,8 @@ from researcher.journal.records import Run
 from researcher.repository.publishing import UserRepository
 from researcher.repository.recovery import begin_with
 from services.adopt.task_adoption import settle
+from services.doctor.gpu_check_command import check_before_run
+from services.doctor.gpu_machine import this_gpu_machine
 from services.machine.gpus import machine_profile, require_gpu
 from services.machine.installation import require
 from services.machine.model import warn_if_missing
@@ -50,7 +52,7 @@ from services.machine.supervisor import Child, ChildStatus, ProcessSupervisor
 from services.redis import acl
 from services.redis.server import RedisServer, start_server
 from services.views.local import DRY_RUN_WORKER, RESEARCHER, TRAINER, Watched, summary, watch
-from trainer.jobs import RedisClient, connect
+from trainer.jobs import RedisClient, connect, profile_named
 from trainer.jobs.environment import Program, environment, python_command
 from trainer.sandbox.candidate_user import AUTO
 
@@ -80,6 +82,7 @@ class RunOptions:
 
     `researcher` are the settings that were given as options, by key. `replace` says what becomes of the run that is
     here, if this start begins another one; `from_best` lets that one begin with the newest kept version.
+    `skip_gpu_check` leaves out the measurements on the GPU before the first run.
     """
 
     profile: str | None
@@ -91,6 +94,7 @@ class RunOptions:
     researcher: dict[str, str]
     replace: Replace | None = None
     from_best: bool = False
+    skip_gpu_check: bool = False
 
 
 class Replace(StrEnum):
@@ -141,6 +145,9 @@ def _set_up_and_run(state: State, options: RunOptions, console: Console) -> int:
         warn_if_missing(settings.values, choices.profile, console)
         settle_subject(state, state.user_repository(choices), profile, choices.script)
         require_gpu(profile, os.environ)
+        if profile.device == "cuda" and choices.task is None and not options.skip_gpu_check:
+            with this_gpu_machine(state, {**settings.values, **os.environ}) as machine:
+                check_before_run(state, machine, profile_named(choices.profile), os.environ, console)
         settle(state, choices, console, begins=not state.has_begun)
         server = start_server(state.redis, options.redis_url)
         try:

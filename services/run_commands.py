@@ -131,6 +131,12 @@ def run(
             rich_help_panel=MACHINE,
         ),
     ] = False,
+    skip_gpu_check: Annotated[
+        bool,
+        typer.Option(
+            "--skip-gpu-check", help="Do not measure on the GPU before the first run.", rich_help_panel=MACHINE
+        ),
+    ] = False,
 ) -> None:
     """Start a run on this machine, or continue it: set-up, baseline, experiments, summary.
 
@@ -180,6 +186,7 @@ def run(
         researcher={name: str(value) for name, value in settings.items() if value is not None},
         replace=Replace.DELETE if wipe else Replace.SET_ASIDE if new else None,
         from_best=from_best,
+        skip_gpu_check=skip_gpu_check,
     )
     with _known_errors():
         code = run_local(folder, options, console)

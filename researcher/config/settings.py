@@ -77,6 +77,11 @@ class OtherKeys(BaseModel):
     gpu_uuid: Annotated[str | None, GpuForm, _COMPOSE | _SERVICES] = None
     """The GPU, as `nvidia-smi -L` names it: GPU-... or MIG-... Default: the first. Set it on a machine with several
     GPUs."""
+    torch_build: Annotated[str | None, one_of(["cu126", "cu128", "cu129"]), _COMPOSE | _SERVICES] = None
+    """Build of torch in the trainer's image, for a driver older than 580: cu126, cu128 or cu129, which need driver 525.
+    cu126 is for compute capability 5.0 to 9.0. Set TORCH_INDEX, too. Default: the usual build."""
+    torch_index: Annotated[str | None, AddressForm, _COMPOSE] = None
+    """Address of the package index that has TORCH_BUILD. Default: only the usual index is asked."""
     subject_packages: Annotated[str | None, PackagesForm, _COMPOSE] = None
     """Packages that the scripts in SUBJECT_DIR import and the trainer's image lacks, as pip names them, separated by
     spaces. Default: none."""

@@ -156,12 +156,13 @@ def _files(facts: Environment, files: Sequence[str]) -> tuple[Finding, Project |
 def _of_gpu(
     facts: Environment, held: Mapping[str, str] | None, reached: Engine | None, project: Project | None
 ) -> Iterator[Finding]:
-    found, installed_gpus = gpu.driver(Mode.GPU, facts)
+    build = "" if held is None else held.get("TORCH_BUILD", "")
+    found, installed_gpus = gpu.driver(Mode.GPU, facts, build)
     yield found
     if not installed_gpus or held is None:
         yield from (skip(name, "see above") for name in ("GPU", "split", "toolkit", "inside"))
         return
-    found, chosen = gpu.chosen(installed_gpus, held.get("GPU_UUID", ""))
+    found, chosen = gpu.chosen(installed_gpus, held.get("GPU_UUID", ""), build)
     yield found
     yield skip("split", "see GPU") if chosen is None else gpu.split(chosen, held)
     if reached is None:

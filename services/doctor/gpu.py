@@ -10,13 +10,14 @@ from services.doctor.environment import Environment, Mode
 from services.doctor.finding import Finding, fail, ok, skip, warn
 from services.machine.gpus import (
     AUTO,
-    USUAL_BUILD,
     GpuFault,
     InstalledGpu,
     UnknownMemory,
     detect_profile,
     fitting_profile,
     hidden_text,
+    named_build,
+    other_build,
     shared_profile,
     torch_build,
     visible_gpus,
@@ -27,12 +28,13 @@ NEWER = "install NVIDIA's driver {driver} or newer (Ubuntu: sudo ubuntu-drivers 
 _WITHOUT = {Mode.LOCAL: "overnight run --profile cpu", Mode.GPU: "scripts/up --cpu"}
 
 
-def driver(mode: Mode, facts: Environment) -> tuple[Finding, list[InstalledGpu]]:
+def driver(mode: Mode, facts: Environment, image_build: str = "") -> tuple[Finding, list[InstalledGpu]]:
     """Test that a GPU with a new enough driver exists; also return the visible GPUs, none if it fails. Local mode needs
-    no GPU."""
-    build = torch_build() if mode is Mode.LOCAL else USUAL_BUILD
+    no GPU. `image_build` is the TORCH_BUILD of the trainer's image."""
+    build = torch_build() if mode is Mode.LOCAL else named_build(image_build)
     wanted = f">= {build.driver}"
-    fix = f"{NEWER.format(driver=build.driver)}; or without a GPU: {_WITHOUT[mode]}"
+    without = f"; or without a GPU: {_WITHOUT[mode]}"
+    fix = f"{NEWER.format(driver=build.driver)}{without}"
     try:
         installed_gpus = facts.installed_gpus()
     except GpuFault as error:
@@ -45,7 +47,10 @@ def driver(mode: Mode, facts: Environment) -> tuple[Finding, list[InstalledGpu]]
         return fail("driver", "no NVIDIA GPU, or no driver", fix, wanted), []
     version = there[0].driver
     if not build.takes_driver(version):
-        return fail("driver", version, fix, wanted), []
+        other = other_build(there[0])
+        in_image, here = "TORCH_BUILD={} and TORCH_INDEX in gpu.env", "OVERNIGHT_TORCH_BUILD={} scripts/setup run"
+        older = "" if other is None else f"; or {(in_image if mode is Mode.GPU else here).format(other)}"
+        return fail("driver", version, f"{NEWER.format(driver=build.driver)}{older}{without}", wanted), []
     return ok("driver", version, wanted), there
 
 
@@ -62,7 +67,9 @@ def fitting(there: Sequence[InstalledGpu]) -> tuple[Finding, str]:
     return ok("GPU", f"{names}: the profile is {profile}"), profile
 
 
-def chosen(installed_gpus: Sequence[InstalledGpu], uuid: str) -> tuple[Finding, InstalledGpu | None]:
+def chosen(
+    installed_gpus: Sequence[InstalledGpu], uuid: str, image_build: str = ""
+) -> tuple[Finding, InstalledGpu | None]:
     """Find the GPU that GPU_UUID names, or the first one, in the order of the engine; None if its memory is unknown."""
     if uuid.startswith("MIG-"):
         return skip("GPU", f"{uuid} is a slice; its memory is not read here"), None
@@ -73,7 +80,7 @@ def chosen(installed_gpus: Sequence[InstalledGpu], uuid: str) -> tuple[Finding, 
             "GPU", f"GPU_UUID={uuid} is not in this machine", f"set GPU_UUID in gpu.env to one of {there}"
         ), None
     installed = named[0]
-    if (fault := USUAL_BUILD.lacks(installed)) is not None:
+    if (fault := named_build(image_build).lacks(installed)) is not None:
         return fail("GPU", fault, _WITHOUT[Mode.GPU]), None
     memory = f"{installed.gpu.memory_mib} MiB" if installed.gpu.memory_mib else "shares the memory of the machine"
     return ok("GPU", f"{installed.gpu.name}, {memory}, {installed.uuid}"), installed

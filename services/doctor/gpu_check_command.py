@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 
 from rich.console import Console
 
 from researcher.errors import OvernightError
 from researcher.files import write_whole
-from services.doctor.gpu_check import check_gpu
+from services.doctor.gpu_check import GpuMachine, check_gpu
 from services.doctor.gpu_machine import this_gpu_machine
 from services.doctor.gpu_report import GpuReport, json_of, text_of
 from services.machine.gpu_env import GPU_ENV, LOCAL, render_local
+from services.machine.gpus import visible_gpus
 from services.machine.installation import ROOT, require
 from services.machine.state import State
-from trainer.jobs import profile_named
+from trainer.jobs import Profile, profile_named
+
+REPORT = "gpu-check.json"  # what the last sound report was about
+
+
+class GpuUnfit(OvernightError):
+    """A run on this GPU would fail."""
 
 
 class NotWritten(OvernightError):
@@ -40,6 +50,29 @@ def run_gpu_check(state: State, profile: str | None, json_file: Path | None, con
             raise NotWritten(f"cannot write {json_file}: {error.strerror}", "name another file: --json FILE") from error
     console.print(write_settings(ROOT, report), soft_wrap=True, end="")
     return report.exit_code
+
+
+def check_before_run(
+    state: State, machine: GpuMachine, profile: Profile, environment: Mapping[str, str], console: Console
+) -> None:
+    """Examine the GPU before a run, unless a run on the same GPU, driver, torch and profile was found possible before.
+
+    The report is kept in the state folder. Raise GpuUnfit with the first fault and its repair.
+    """
+    gpu = next(iter(visible_gpus(machine.installed_gpus(), environment)), None)
+    facts = [profile.name, version("torch"), *(() if gpu is None else (gpu.uuid, gpu.driver))]
+    kept = state.root / REPORT
+    if kept.exists() and json.loads(kept.read_bytes()) == facts:
+        return
+    console.print("gpu-check before the first run here, about five minutes; to leave it out: --skip-gpu-check")
+    report = check_gpu(
+        machine, environment, profile, datetime.now(UTC), lambda step: console.print(f"measuring: {step}")
+    )
+    console.print(f"\n{text_of(report)}", soft_wrap=True, markup=False, end="")
+    if report.exit_code:
+        raise GpuUnfit(report.summary, "then the same command again; or, if you know better, with --skip-gpu-check")
+    state.make()
+    write_whole(kept, json.dumps(facts).encode())
 
 
 def write_settings(root: Path, report: GpuReport) -> str:

@@ -16,12 +16,12 @@ import pynvml
 
 from researcher.errors import OvernightError
 from trainer.jobs import PROFILES, Profile
-from trainer.trial.gpu import ask_driver, visible_devices
+from trainer.trial.gpu import CONTROLS, ask_driver, visible_devices
 
 _NVML_S = 30.0
 _MIB = 2**20
-_CONTROL = Path("/dev/nvidiactl")  # there once the driver is loaded; in a container, where the engine hands in a GPU
-_OTHER_GPUS = (Path("/dev/kfd"), Path("/dev/nvmap"), Path("/dev/dxg"))  # AMD, Jetson, WSL: without NVML
+_CONTROL = CONTROLS[0]  # there once the driver is loaded; in a container, where the engine hands in a GPU
+_OTHER_GPUS = CONTROLS[1:]
 _OF_THE_MACHINE = Path("/var/lib/overnight")
 
 
@@ -77,10 +77,10 @@ class TorchBuild(NamedTuple):
 
 # The wheels of torch 2.13. NVIDIA asks for a driver >= 580 for every CUDA 13.x, and >= 525 for every CUDA 12.x.
 USUAL_BUILD = TorchBuild(580, (7, 5))
-_BUILDS = {
-    "+cu126": TorchBuild(525, (5, 0), (9, 0)),
-    "+cu128": TorchBuild(525, (7, 5)),
-    "+cu129": TorchBuild(525, (7, 5)),
+OLDER_BUILDS = {
+    "cu126": TorchBuild(525, (5, 0), (9, 0)),
+    "cu128": TorchBuild(525, (7, 5)),
+    "cu129": TorchBuild(525, (7, 5)),
 }
 AUTO = "auto"  # the PROFILE that follows from the GPU
 
@@ -88,9 +88,19 @@ AUTO = "auto"  # the PROFILE that follows from the GPU
 def torch_build(installed: Callable[[str], str] = version) -> TorchBuild:
     """Return the needs of the installed torch; of the usual build where there is none."""
     try:
-        return next((build for name, build in _BUILDS.items() if installed("torch").endswith(name)), USUAL_BUILD)
+        return named_build(installed("torch").partition("+")[2])
     except PackageNotFoundError:
         return USUAL_BUILD
+
+
+def named_build(name: str) -> TorchBuild:
+    """Return the needs of a build by its name, such as cu126; of the usual build for another name."""
+    return OLDER_BUILDS.get(name, USUAL_BUILD)
+
+
+def other_build(installed: InstalledGpu) -> str | None:
+    """Return the name of an older build that can use a GPU, or None."""
+    return next((name for name, build in OLDER_BUILDS.items() if build.lacks(installed) is None), None)
 
 
 def machine_profile(environment: Mapping[str, str], say: Callable[[str], object]) -> str:

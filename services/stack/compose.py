@@ -7,6 +7,7 @@ the stack was started. This module does not know what the services do.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -102,8 +103,16 @@ class ComposeProject:
 
     def services(self) -> list[str]:
         """Return the names of the enabled services. Raises StackError if compose refuses the files."""
+        return sorted(self._config("--services").split())
+
+    def image(self, service: str) -> str:
+        """Return the image of a service. Raises StackError if compose refuses the files."""
+        image: str = json.loads(self._config("--format", "json"))["services"][service]["image"]
+        return image
+
+    def _config(self, *options: str) -> str:
         answer = subprocess.run(
-            ["docker", "compose", *self.files, "config", "--services"],
+            ["docker", "compose", *self.files, "config", *options],
             cwd=self.folder,
             env=self.environment,
             capture_output=True,
@@ -113,7 +122,7 @@ class ComposeProject:
         if answer.returncode != 0:
             last = (answer.stderr.strip().splitlines() or ["it says nothing"])[-1]
             raise StackError(f"compose refuses its files: {last}", "git diff compose.yaml services/compose.cpu.yaml")
-        return sorted(answer.stdout.split())
+        return answer.stdout
 
 
 @dataclass(frozen=True)
@@ -168,6 +177,10 @@ class Stack:
         """Run `docker compose up` for some services and for those that they depend on, show its progress and wait until
         they are healthy; return the exit code."""
         return _compose(*project.files, "up", "--detach", "--wait", "--build", *services, project=project)
+
+    def build(self, project: ComposeProject, service: str) -> int:
+        """Build the image of a service, and show its progress; return the exit code."""
+        return _compose(*project.files, "build", service, project=project)
 
     def start_beside(
         self, project: ComposeProject, services: Sequence[str], output: IO[bytes]

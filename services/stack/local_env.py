@@ -26,7 +26,7 @@ def write_local(root: Path, held: Mapping[str, str], installed_gpus: list[Instal
     path = root / LOCAL
     if path.exists():
         return f"{LOCAL} is yours; left as it is"
-    _, installed = chosen(installed_gpus, held.get("GPU_UUID", ""))
+    _, installed = chosen(installed_gpus, held.get("GPU_UUID", ""), held.get("TORCH_BUILD", ""))
     if installed is None:
         return f"{LOCAL} is not written: the GPU's memory cannot be read here, the trainer will decide"
     if installed.gpu.memory_mib is None:

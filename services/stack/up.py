@@ -1,8 +1,9 @@
 """Starts the stack and watches its run: the work of `scripts/up` behind its command line.
 
-In order: the doctor, gpu.local.env, `docker compose up`, its changes and times, the view, and the user's command after
-the run has ended. A second call changes nothing and says so. Only the services in `REQUIRED`, and those that they
-depend on, can make it fail. The LLM and the dry runs are started beside the run, and may come later or never.
+In order: the doctor, gpu.local.env, gpu-check at the first start, `docker compose up`, its changes and times, the view,
+and the user's command after the run has ended. A second call changes nothing and says so. Only the services in
+`REQUIRED`, and those that they depend on, can make it fail. The LLM and the dry runs are started beside the run, and
+may come later or never.
 """
 
 from __future__ import annotations
@@ -22,11 +23,14 @@ from services.doctor import Environment, Mode, Severity, examine, exit_code, pri
 from services.doctor.engine import HOOK, has_only_cdi
 from services.doctor.environment import compose_files
 from services.machine.gpu_env import settings
+from services.machine.gpus import AUTO
 from services.stack.compose import ComposeProject, Container, Stack, StackError
 from services.stack.end_action import run_after
 from services.stack.follow import Ending, watch_run
+from services.stack.gpu_first import check_gpu_first
 from services.stack.local_env import write_local
 from services.views.render import clock_text
+from trainer.jobs import profile_named
 
 NEXT = """\
 next   scripts/status            how it stands            scripts/logs researcher   what it does
@@ -45,11 +49,13 @@ BESIDE_S = 60.0  # enough to start containers whose images are there, after one-
 
 @dataclass(frozen=True)
 class UpOptions:
-    """The options of the user. `limits` are settings of gpu.env for this start, `then` is the end action's command."""
+    """The options of the user. `limits` are settings of gpu.env for this start, `then` is the end action's command.
+    `skip_gpu_check` leaves out the measurements on the GPU before the first start."""
 
     mode: Mode
     limits: Mapping[str, str]
     then: str | None
+    skip_gpu_check: bool = False
 
 
 def prepare(options: UpOptions, facts: Environment, console: Console) -> None:
@@ -63,6 +69,19 @@ def prepare(options: UpOptions, facts: Environment, console: Console) -> None:
         gpu_env, *others = facts.settings_files(options.mode)
         held = settings(gpu_env, tuple(others), facts.environment)
         console.print(write_local(facts.root, held, facts.installed_gpus()), markup=False)
+
+
+def check_gpu(options: UpOptions, stack: Stack, facts: Environment, console: Console) -> None:
+    """Measure on the GPU what a run needs, before the first start of a stack with a GPU. Raises StackError."""
+    if options.mode is not Mode.GPU or options.skip_gpu_check:
+        return
+    gpu_env, *others = facts.settings_files(options.mode)
+    held = settings(gpu_env, tuple(others), facts.environment)
+    named = held.get("PROFILE", AUTO)
+    if named != AUTO and profile_named(named).device == "cpu":
+        return
+    project = ComposeProject(facts.root, compose_files(options.mode), options.limits)
+    check_gpu_first(stack, project, held.get("GPU_UUID", ""), None if named == AUTO else named, console.print)
 
 
 def bring_up(options: UpOptions, stack: Stack, folder: Path, console: Console) -> None:

@@ -4202,4 +4202,39 @@ GUARDS = (
         "researcher/proposers/test_prefetch.py::test_an_llm_on_the_gpu_of_the_trials_drafts_while_one_is_scored_and_never"
         "_while_one_is_timed",
     ),
+    Guard(
+        "nothing that a candidate wrote is shared with another trial",
+        "trainer/trial/compile_cache.py",
+        "    if not spec.shares_compiled or (machine :=",
+        "    if (machine :=",
+        "trainer/trial/test_compile_cache.py::test_no_other_trial_is_a_source[first]",
+    ),
+    Guard(
+        "compiled code of another machine is not used",
+        "trainer/trial/compile_cache.py",
+        "processor, gpus]",
+        "processor]",
+        "trainer/trial/test_compile_cache.py::test_caches_of_another_gpu_or_driver_are_not_used[another driver]",
+    ),
+    Guard(
+        "a script that a run has changed shares no compiled code",
+        "researcher/repository/commits.py",
+        'commit, "--", script) != ""',
+        'commit, "--", script) is None',
+        "researcher/repository/test_repository.py::test_a_script_that_a_run_has_changed_is_not_the_users_alone",
+    ),
+    Guard(
+        "no trial that wants a GPU begins without one",
+        "trainer/trial/gpu.py",
+        "    if (words := why_missing(caps)) is not None:\n        return words\n",
+        "",
+        "trainer/trial/test_gpu.py::test_trial_that_wants_a_gpu_is_not_begun_without_one_and_it_is_said_why[no driver]",
+    ),
+    Guard(
+        "no script trains on the processor in place of its GPU",
+        "trainer/candidate/runner.py",
+        "    if orders.vram_mib is not None and (reason :=",
+        "    if orders.vram_mib is None and (reason :=",
+        "trainer/trial/test_gpu.py::test_gpu_that_torch_cannot_use_loses_the_trial_before_a_line_of_the_script_runs",
+    ),
 )

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from services.machine.gpus import OLDER_BUILDS, USUAL_BUILD
 from tests import ROOT
 
 SCRIPTS = [path for path in sorted((ROOT / "scripts").rglob("*")) if path.is_file()] + [ROOT / ".ci" / "run"]
@@ -253,6 +254,41 @@ def test_set_up_takes_nothing_from_a_pythonpath(bare: Clone) -> None:
     answer = bare.run("scripts/setup", "operate", PYTHONPATH=str(shadow))
 
     assert answer.returncode == 0, answer.stderr
+
+
+@pytest.mark.parametrize(
+    ("driver", "changed", "refused"),
+    [
+        ("550.54.14", {}, "driver 550.54.14 is too old for the usual build of torch, which needs 580"),
+        ("520.61.05", {"OVERNIGHT_TORCH_BUILD": "cu126"}, "is too old for the cu126 build of torch, which needs 525"),
+        ("580.95.05", {}, None),
+        ("550.54.14", {"OVERNIGHT_TORCH_BUILD": "cu126"}, None),
+        ("550.54.14", {"CUDA_VISIBLE_DEVICES": ""}, None),
+    ],
+    ids=["old", "very old", "new", "old with its build", "old and hidden"],
+)
+def test_driver_that_torch_needs_is_said_before_anything_is_downloaded(
+    driver: str, changed: dict[str, str], refused: str | None, bare: Clone
+) -> None:
+    (bare.root.parent / "bin").mkdir()
+    asked = bare.root.parent / "bin" / "nvidia-smi"
+    asked.write_text(f"#!/bin/sh\necho {driver}\n")
+    asked.chmod(0o755)
+    path = f"{asked.parent}:{os.environ['PATH']}"
+
+    answer = bare.run("scripts/setup", "run", PATH=path, OVERNIGHT_PYTHON="python3.98", **changed)
+
+    assert answer.returncode == 1
+    assert (refused or "no Python >= 3.11") in answer.stderr
+    assert bare.venv.exists() == (refused is None)
+
+
+def test_required_drivers_are_those_of_the_builds() -> None:
+    script = (ROOT / "scripts" / "setup").read_text()
+
+    assert f"needs={USUAL_BUILD.driver} " in script
+    assert {f"needs={build.driver};" for build in OLDER_BUILDS.values()} == set(re.findall(r"needs=525;", script))
+    assert all(name.startswith("cu12") for name in OLDER_BUILDS)
 
 
 @pytest.mark.parametrize("left", ["overnight.started", "overnight.stamp"], ids=["interrupted", "moved here"])

@@ -71,13 +71,14 @@ class LogitsServer:
         """
         import torch  # noqa: PLC0415
 
-        shape, trained = (self._layout.rows, self._layout.context), getattr(model, "training", False)
+        shape = (self._layout.rows, self._layout.context)
+        parts = [(part, part.training) for part in model.modules()] if isinstance(model, torch.nn.Module) else []
         if callable(getattr(model, "eval", None)):
             model.eval()
         with torch.no_grad():
             model(torch.zeros(shape, dtype=torch.int64, device=_device_of(torch, model)))
-        if trained:
-            model.train()
+        for part, trains in parts:
+            part.training = trains
 
     def _serve(self, torch: Any, model: Any) -> float:
         layout = self._layout

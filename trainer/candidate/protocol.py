@@ -33,6 +33,7 @@ class MessageType(IntEnum):
     FAULT = 8
     SAVED = 9
     VERDICT = 10
+    NO_GPU = 11
     SCORE = 32
     SCORED = 33
     SAVE = 34

@@ -68,6 +68,9 @@ def main() -> None:
     channel.send(ChannelMessage(MessageType.STARTED))
     from torch.optim.optimizer import register_optimizer_step_post_hook  # noqa: PLC0415 - the trainer times this
 
+    if orders.vram_mib is not None and (reason := _why_no_gpu()) is not None:
+        channel.send(ChannelMessage(MessageType.NO_GPU, text=reason))
+        sys.exit(reason)
     facts = _device_facts(orders.vram_mib)
     preload(Path("train.py").read_bytes(), Path.cwd(), has_gpu=bool(facts.x))
     impose_seed(orders.seed)
@@ -250,6 +253,19 @@ def _with_seed(seed_with: Callable[[int], Any], ours: int) -> Callable[..., Any]
         return seed_with(ours)
 
     return imposed
+
+
+def _why_no_gpu() -> str | None:
+    """Return torch's reason why it can use no GPU, or None if it can use one."""
+    import torch  # noqa: PLC0415
+
+    if torch.cuda.is_available():
+        return None
+    try:
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+    except (AssertionError, RuntimeError) as error:  # the first is a build without CUDA
+        return " ".join(str(error).split())
+    return "CUDA shows no device"
 
 
 def _device_facts(vram_mib: int | None) -> ChannelMessage:

@@ -62,6 +62,7 @@ def keep(spec: TrialSpec, config: WorkerConfig) -> None:
                 if old != partial:
                     old.unlink()
             partial.rename(config.compiled / machine)
+        partial.unlink(missing_ok=True)
     except (OSError, subprocess.TimeoutExpired) as error:
         fault = str(error)
     if fault is not None:

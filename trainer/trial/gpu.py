@@ -1,8 +1,9 @@
-"""Asks NVIDIA's driver, and waits until the GPU holds no dead process, which the driver may list for a while.
+"""Asks NVIDIA's driver for a trial's GPU, and waits until it holds no dead process, which the driver may list for long.
 
-Promises: no trial begins while the driver lists a dead process. In a container, driver and trainer number processes
-differently, so nothing is tested there. Does not cover living processes on the GPU, such as the LLM's. No GPU has run
-this yet.
+Promises: no trial that wants a GPU begins where the driver shows none, and none begins while the driver lists a dead
+process. In a container, driver and trainer number processes differently, so no process is tested there. Does not cover
+living processes on the GPU, such as the LLM's, nor what torch can use: the candidate's process says that before its
+script begins. No GPU has run this yet.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from itertools import takewhile
+from pathlib import Path
 from threading import Thread
 from typing import Any, TypeVar
 
@@ -25,11 +27,24 @@ Answer = TypeVar("Answer")
 log = logging.getLogger(__name__)
 
 _FIRST_PID_NAMESPACE = "pid:[4026531836]"  # the inode number that the kernel gives the first namespace
+_NEXT = "Next: `nvidia-smi`; if it shows no GPU, restart the machine"
+# There with a driver of NVIDIA, AMD, Jetson or WSL, some of which lack NVML.
+CONTROLS = tuple(map(Path, ("/dev/nvidiactl", "/dev/kfd", "/dev/nvmap", "/dev/dxg")))
+# With these answers torch cannot start CUDA either.
+_GONE = (
+    pynvml.NVMLError_DriverNotLoaded,
+    pynvml.NVMLError_GpuIsLost,
+    pynvml.NVMLError_LibRmVersionMismatch,
+    pynvml.NVMLError_NotFound,
+    pynvml.NVMLError_Timeout,
+)
 _ASK_S, _PATIENCE_S, _LOOK_AGAIN_S = 20.0, 15.0, 0.25
 
 
 def why_not_ready(caps: Caps) -> str | None:
     """Return why no trial with these caps can start, or None. Wait up to 15 s for the driver."""
+    if (words := why_missing(caps)) is not None:
+        return words
     if caps.vram_mib is None or not numbers_match():
         return None
     give_up = time.monotonic() + _PATIENCE_S
@@ -64,10 +79,32 @@ def gpu_name() -> str | None:
         return None
 
 
+def why_missing(caps: Caps) -> str | None:
+    """Return why a trial with these caps has no GPU, or None if it has one, wants none, or nobody can tell.
+
+    A GPU of another maker, or a driver whose library for questions is missing, may serve torch all the same.
+    """
+    if caps.vram_mib is None:
+        return None
+    named = visible_devices(os.environ)
+    if named is not None and not named:
+        return f"CUDA_VISIBLE_DEVICES={os.environ['CUDA_VISIBLE_DEVICES']} hides every GPU. Next: unset it"
+    try:
+        found = ask_driver(lambda: len(_visible()), _ASK_S)
+    except pynvml.NVMLError_LibraryNotFound:
+        return None if any(map(Path.exists, CONTROLS)) else f"this machine has no GPU. {_NEXT}"
+    except _GONE as fault:
+        return f"NVIDIA's driver fails: {fault}. {_NEXT}"
+    except pynvml.NVMLError as fault:
+        log.warning("NVIDIA's driver cannot be asked for the GPU: %s", fault)
+        return None
+    return None if found else f"NVIDIA's driver shows no GPU. {_NEXT}"
+
+
 def _listed() -> list[int]:
     """Return the pids that the driver lists on this worker's GPU.
 
-    Without an answer the list is empty: if the driver is broken, the trial itself will fail and show it.
+    Without an answer the list is empty, since `why_missing` has tested the driver before.
     """
     try:
         return ask_driver(_compute_pids, _ASK_S)

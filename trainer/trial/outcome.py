@@ -56,7 +56,8 @@ class Observation:
 
     `ending` is None if the guardian was killed or does not answer. `bpb` is the trainer's score, `printed_bpb` the
     candidate's claim. `vram_mib` is the cap on a GPU. `no_room` is the message about a disk that is full even without
-    the candidate's files, or None.
+    the candidate's files, or None. `no_gpu` is the message about a GPU that the trial wanted and that is
+    gone, or None.
 
     `kernel_oom_kills` counts kills by the kernel for lack of memory during the trial: in the trainer's control group if
     `oom_of_own_group`, otherwise on the whole machine. For `stopped_s` seconds a stop signal held a process of the
@@ -76,6 +77,7 @@ class Observation:
     on_wall: bool = False
     vram_mib: int | None = None
     no_room: str | None = None
+    no_gpu: str | None = None
 
 
 def classify(observed: Observation, judge: Callable[[Observation], Termination] | None = None) -> Termination:
@@ -86,6 +88,9 @@ def classify(observed: Observation, judge: Callable[[Observation], Termination] 
     lost = lost_to_an_accident(observed.stop, observed.ending, observed.away_s)
     if lost is not None:
         return lost
+    told_to_stop = observed.stop is not None and observed.stop.outcome is Outcome.PREEMPTED
+    if observed.no_gpu is not None and observed.bpb is None and not told_to_stop:
+        return Termination(Outcome.LOST, f"the GPU was gone when it ended: {observed.no_gpu}")
     if observed.stop is not None:
         return _held_up(observed.stop, observed)
     assert observed.ending is not None, "without an ending and a stop the guardian was killed, so the trial is lost"

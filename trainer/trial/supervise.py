@@ -158,6 +158,9 @@ class Supervisor:
                 marks.imported = self._mark()
                 claims.device = readable(message.text, self._redact)
                 claims.threads, claims.memory_mib, claims.calibration_s = message.number, message.x, message.y
+            case MessageType.NO_GPU if marks.imported is None:  # later the script could claim it
+                words = readable(message.text, self._redact)
+                self._end(Outcome.LOST, f"it needs a GPU, and torch can use none: {words}. Next: overnight gpu-check")
             case MessageType.FIRST_BATCH if marks.first_batch is None:
                 marks.first_batch = self._mark()
             case MessageType.WARM if marks.warm is None and marks.first_batch is not None:

@@ -170,6 +170,7 @@ def _result(spec: TrialSpec, config: WorkerConfig, clock: _Clock, seen: Supervis
             on_wall=spec.budget.clock is Clock.WALL,
             vram_mib=vram_mib(spec, config) if supervisor.claims.memory_mib else None,
             no_room=disk_space.why_not_ready(config.work),
+            no_gpu=gpu.why_missing(spec.caps) if bpb is None else None,
         )
     )
     ok = stop.outcome is Outcome.OK

@@ -461,6 +461,23 @@ def test_driver_older_than_our_torch_needs_is_refused(well: Environment, tmp_pat
     driver = named(examine(Mode.GPU, facts), "driver")
 
     assert driver.line().startswith("FAIL driver   570.124.06 (wanted >= 580) -> install NVIDIA's driver 580 or newer")
+    assert "; or TORCH_BUILD=cu126 and TORCH_INDEX in gpu.env; or without a GPU" in driver.fix
+
+
+@pytest.mark.parametrize(
+    ("build", "capability", "severity"),
+    [("cu126", (9, 0), Severity.OK), ("cu128", (9, 0), Severity.OK), ("cu126", (12, 0), Severity.FAIL)],
+)
+def test_older_build_in_the_image_takes_the_older_driver_of_a_gpu_that_it_knows(
+    build: str, capability: tuple[int, int], severity: Severity, well: Environment
+) -> None:
+    old = H100._replace(driver="550.54.14", capability=capability)
+    facts = replace(well, installed_gpus=lambda: [old], environment=SHELL | {"TORCH_BUILD": build}, connect=forbids)
+
+    findings = examine(Mode.GPU, facts)
+
+    assert named(findings, "driver").severity is Severity.OK
+    assert named(findings, "GPU").severity is severity
 
 
 def broken_driver() -> list[InstalledGpu]:

@@ -5,6 +5,7 @@ What runs on a GPU runs here on the processor, or not at all: flex attention bac
 
 from __future__ import annotations
 
+import io
 import json
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,11 +13,13 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
 from researcher.llm.gpu_memory_split import margin_mib
+from services import cli
 from services.doctor import Severity
 from services.doctor.gpu_check import GpuMachine, MeasurementFailed, NotMeasurable, check_gpu, training_of
-from services.doctor.gpu_check_command import NotWritten, run_gpu_check, write_settings
+from services.doctor.gpu_check_command import GpuUnfit, NotWritten, check_before_run, run_gpu_check, write_settings
 from services.doctor.gpu_machine import ThisMachine
 from services.doctor.gpu_report import GpuReport, LlmLoad, Sensors, json_of, minutes, reserved_mib, text_of
 from services.machine.gpu_env import GPU_ENV, LOCAL, read
@@ -260,3 +263,41 @@ def test_llm_elsewhere_and_an_absent_ollama_are_not_measured(tmp_path: Path, mon
         ThisMachine(state, {"NUM_CTX": "many"}, tmp_path).load_llm(profile, machines.RTX)
     with pytest.raises(NotMeasurable, match="no Ollama answers"):
         ThisMachine(state, {"OLLAMA_HOST": "http://127.0.0.1:9"}, tmp_path).load_llm(profile, machines.RTX)
+
+
+def before_run(state: State, machine: machines.SoundMachine, profile: str = "24gb") -> str:
+    text = io.StringIO()
+    check_before_run(state, machine, profile_named(profile), {}, Console(file=text, width=200))
+    return text.getvalue()
+
+
+def test_gpu_is_measured_before_the_first_run_and_not_again_while_nothing_has_changed(tmp_path: Path) -> None:
+    state = State(tmp_path / "state")
+
+    assert "A trial will take about" in before_run(state, machines.SoundMachine())
+    again = machines.SoundMachine()
+    assert before_run(state, again) == ""
+    assert again.calls == []
+    assert "A trial will take about" in before_run(state, machines.SoundMachine(), "12gb"), "another profile"
+
+
+def test_run_on_an_unfit_gpu_is_refused_with_the_first_fault_each_time(tmp_path: Path) -> None:
+    for _ in range(2):
+        with pytest.raises(GpuUnfit, match=r"A run on this GPU would fail: kernel: .*--skip-gpu-check"):
+            before_run(State(tmp_path / "state"), machines.WrongKernel())
+
+
+def test_local_run_on_a_gpu_that_torch_cannot_use_is_refused_before_anything_is_downloaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The driver is a double that shows a GPU; torch is the real one, for processors."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    install_nvml(monkeypatch, NvmlLibrary([NvmlGpu("NVIDIA H100 80GB HBM3", 81559)]))
+
+    answer = CliRunner().invoke(
+        cli.app, ["run", "--state", str(tmp_path / "state"), "--profile", "80gb", "--llm", "none"]
+    )
+
+    assert isinstance(answer.exception, GpuUnfit), answer.output
+    assert "sees no GPU" in str(answer.exception)
+    assert not (tmp_path / "state" / "data" / "manifest.json").exists()

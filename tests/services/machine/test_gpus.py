@@ -26,6 +26,8 @@ from services.machine.gpus import (
     fitting_profile,
     installed_gpus,
     machine_profile,
+    named_build,
+    other_build,
     require_gpu,
     state_folder,
     torch_build,
@@ -334,3 +336,17 @@ def test_trial_takes_a_profile_by_name_and_wants_a_gpu_for_it_first(
     assert isinstance(result.exception, GpuFault)
     assert result.exception.found.startswith("profile 12gb needs a GPU: Tesla V100 is too old")
     assert not (tmp_path / "state" / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("driver", "capability", "name"),
+    [("550.54.14", (8, 6), "cu126"), ("570.124.06", (12, 0), "cu128"), ("470.256.02", (8, 6), None)],
+)
+def test_an_older_build_is_named_where_one_can_use_the_gpu(
+    driver: str, capability: tuple[int, int], name: str | None
+) -> None:
+    installed = InstalledGpu("GPU-1", driver, Gpu("a GPU", 24576), capability)
+
+    assert other_build(installed) == name
+    assert USUAL_BUILD.lacks(installed) is not None
+    assert named_build("") == named_build("cu130") == USUAL_BUILD

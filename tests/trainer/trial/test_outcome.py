@@ -24,6 +24,8 @@ GPU_IS_FULL = (
 )
 UNSCORED = dataclasses.replace(SCORED, bpb=None, printed_bpb=None)
 TIMED_OUT = Termination(Outcome.TIMED_OUT, "it was not scored within 9 s")
+PREEMPTED = Termination(Outcome.PREEMPTED, "the worker was told to stop")
+GONE = "the driver shows no GPU"
 TOO_LARGE = Termination(Outcome.OUT_OF_MEMORY, "it held 9000 MiB; the cap is 500 MiB")
 
 
@@ -69,6 +71,14 @@ def capped(*lines: str) -> Observation:
         (dataclasses.replace(ended(exit_code=1), kernel_oom_kills=1), Outcome.OUT_OF_MEMORY, "a process of it"),
         (saying(ended(exit_code=70, ended_by="not started"), "seccomp: no"), Outcome.LOST, "not start it: seccomp: no"),
         (ended(exit_code=70), Outcome.CRASHED, "exit code 70"),
+        (
+            dataclasses.replace(ended(exit_code=1), no_gpu=GONE),
+            Outcome.LOST,
+            "the GPU was gone when it ended: the driver",
+        ),
+        (dataclasses.replace(UNSCORED, stop=TIMED_OUT, no_gpu=GONE), Outcome.LOST, "the GPU was gone when it ended"),
+        (dataclasses.replace(UNSCORED, stop=PREEMPTED, no_gpu=GONE), Outcome.PREEMPTED, "told to stop"),
+        (dataclasses.replace(SCORED, no_gpu=GONE), Outcome.OK, "val_bpb"),
         (ended(exit_code=None, signal=9, ended_by="wall limit"), Outcome.TIMED_OUT, "wall limit"),
         (dataclasses.replace(UNSCORED, ending=None), Outcome.LOST, "its guardian was killed by somebody else"),
         (dataclasses.replace(SCORED, ending=None), Outcome.LOST, "its guardian was killed by somebody else"),
