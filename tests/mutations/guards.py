@@ -3975,7 +3975,7 @@ GUARDS = (
     ),
     Guard(
         "the picture has better scores above",
-        "researcher/report/picture.py",
+        "researcher/report/staircase.py",
         "return (worst, self.low) if self.turned else (self.low, worst)",
         "return (self.low, worst)",
         _OTHER_METRICS + "the_picture_has_better_scores_above_and_shows_values",
