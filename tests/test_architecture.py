@@ -52,6 +52,7 @@ LAYERS = {
         ("services.stack.compose", "services.machine"),
         ("services.redis",),
         ("services.views",),
+        ("services.dashboard",),
         ("services.doctor", "services.adopt"),
         ("services.stack", "services.researcher", "services.trainer"),
         ("services.local", "services.trainer.single_trial"),

@@ -2507,8 +2507,8 @@ GUARDS = (
     Guard(
         "a client answers no request",
         "services/redis/acl.py",
-        """for kind in KINDS)),\n        Grant("xread xrevrange", reads=""",
-        """for kind in KINDS)),\n        Grant("xadd xread xrevrange", keys=""",
+        """for kind in KINDS)),\n    Grant("xread xrevrange", reads=""",
+        """for kind in KINDS)),\n    Grant("xadd xread xrevrange", keys=""",
         _SERVER + "each_service_may_do_its_own_part_only",
     ),
     Guard(
@@ -2521,8 +2521,8 @@ GUARDS = (
     Guard(
         "a client sends no transaction, which could last for hours",
         "services/redis/acl.py",
-        "        Grant(_GREETS),\n",
-        "        _CONNECTS,\n",
+        "    Grant(_GREETS),\n",
+        "    _CONNECTS,\n",
         _ACL + "user_is_refused[client-MULTI]",
     ),
     Guard(
