@@ -29,7 +29,7 @@ from services.views.terminal import BAD_USE, StateOption, console, print_error, 
 from trainer.jobs import BusError, ProfileError
 
 LATER = "services.run_commands"
-LATER_NAMES = ("run", "init", "prepare", "pull", "trial", "doctor", "gpu-check", "backup", "restore")
+LATER_NAMES = ("run", "init", "prepare", "pull", "trial", "doctor", "gpu-check", "dashboard", "backup", "restore")
 
 
 class Commands(TyperGroup):

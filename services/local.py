@@ -32,6 +32,7 @@ from researcher.journal.records import Run
 from researcher.repository.publishing import UserRepository
 from researcher.repository.recovery import begin_with
 from services.adopt.task_adoption import settle
+from services.dashboard.address import address, free_port
 from services.doctor.gpu_check_command import check_before_run
 from services.doctor.gpu_machine import this_gpu_machine
 from services.machine.gpus import machine_profile, require_gpu
@@ -51,7 +52,7 @@ from services.machine.subject import repository_of, settle_subject
 from services.machine.supervisor import Child, ChildStatus, ProcessSupervisor
 from services.redis import acl
 from services.redis.server import RedisServer, start_server
-from services.views.local import DRY_RUN_WORKER, RESEARCHER, TRAINER, Watched, summary, watch
+from services.views.local import DASHBOARD, DRY_RUN_WORKER, RESEARCHER, TRAINER, Watched, summary, watch
 from trainer.jobs import RedisClient, connect, profile_named
 from trainer.jobs.environment import Program, environment, python_command
 from trainer.sandbox.candidate_user import AUTO
@@ -83,6 +84,7 @@ class RunOptions:
     `researcher` are the settings that were given as options, by key. `replace` says what becomes of the run that is
     here, if this start begins another one; `from_best` lets that one begin with the newest kept version.
     `skip_gpu_check` leaves out the measurements on the GPU before the first run.
+    With `page`, the page of the run is served beside it.
     """
 
     profile: str | None
@@ -95,6 +97,7 @@ class RunOptions:
     replace: Replace | None = None
     from_best: bool = False
     skip_gpu_check: bool = False
+    page: bool = False
 
 
 class Replace(StrEnum):
@@ -298,10 +301,15 @@ def _watch_run(
     children = [_trainer(state, options, server), _researcher(state, choices, settings, server)]
     has_dry_runs = asks_llm(settings) and choices.task is None
     children += [_dry_run_worker(state, options, server)] if has_dry_runs else []
+    page = None
+    if options.page:
+        page = address(port := free_port())
+        children.append(_dashboard(state, server, port))
+        console.print(f"page  {page}", soft_wrap=True)
     state.remember(settings)
     bus = RedisClient(connect(server.url, password=server.password, patient=False))
     with ProcessSupervisor(children, grace_s=STOP_GRACE_S) as supervisor:
-        watched = Watched(state, profile, bus, lambda: _keep_alive(server, supervisor))
+        watched = Watched(state, profile, bus, lambda: _keep_alive(server, supervisor), page)
         code = watch(watched, console)
     if code == REFUSED:
         state.remember(before)
@@ -337,6 +345,15 @@ def _worker(options: RunOptions, server: RedisServer, user: str, data: Path, wor
     if (password_file := server.password_file(user)) is not None:
         argv += ["--password-file", str(password_file)]
     return argv
+
+
+def _dashboard(state: State, server: RedisServer, port: int) -> Child:
+    """The page. No exit code is final: the run continues without it."""
+    env = environment(Program.PYTHON, {"REDIS_URL": server.url_for(acl.DASHBOARD.name)})
+    if (password_file := server.password_file(acl.DASHBOARD.name)) is not None:
+        env["REDIS_PASSWORD_FILE"] = str(password_file)
+    argv = ("nice", "-n", "10", *python_command("services.dashboard", "--state", str(state.root), "--port", str(port)))
+    return Child(DASHBOARD, argv, state.logs / "dashboard.log", env=env, final_codes=frozenset())
 
 
 def _researcher(state: State, choices: RunConfig, settings: Mapping[str, str], server: RedisServer) -> Child:

@@ -137,6 +137,9 @@ def run(
             "--skip-gpu-check", help="Do not measure on the GPU before the first run.", rich_help_panel=MACHINE
         ),
     ] = False,
+    page: Annotated[
+        bool, typer.Option(help="Serve the page of the run on this machine, for a browser.", rich_help_panel=MACHINE)
+    ] = True,
 ) -> None:
     """Start a run on this machine, or continue it: set-up, baseline, experiments, summary.
 
@@ -187,6 +190,7 @@ def run(
         replace=Replace.DELETE if wipe else Replace.SET_ASIDE if new else None,
         from_best=from_best,
         skip_gpu_check=skip_gpu_check,
+        page=page,
     )
     with _known_errors():
         code = run_local(folder, options, console)
@@ -343,3 +347,19 @@ def gpu_check(
     from services.doctor.gpu_check_command import run_gpu_check  # noqa: PLC0415 - imports the trainer
 
     raise typer.Exit(run_gpu_check(state_of(state), profile, json, console))
+
+
+@app.command(rich_help_panel=START, epilog="Example: overnight dashboard --port 9000")
+def dashboard(
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="The port; else 8642 or a free one.")] = None,
+    state: StateOption = None,
+) -> None:
+    """Serve the page of the run on this machine until Ctrl-C, also after the run has ended."""
+    from services.dashboard.address import LOOPBACK, address, free_port  # noqa: PLC0415 - only this command needs it
+    from services.dashboard.server import serve  # noqa: PLC0415 - imports FastAPI
+
+    folder = state_of(state)
+    folder.require_run()
+    chosen = port or free_port()
+    console.print(f"page  {address(chosen)}  (Ctrl-C ends it; the run goes on)", soft_wrap=True)
+    serve(folder, LOOPBACK, chosen)

@@ -52,6 +52,7 @@ LAYERS = {
         ("services.stack.compose", "services.machine"),
         ("services.redis",),
         ("services.views",),
+        ("services.dashboard",),
         ("services.doctor", "services.adopt"),
         ("services.stack", "services.researcher", "services.trainer"),
         ("services.local", "services.trainer.single_trial"),
@@ -80,7 +81,7 @@ NAMES_ALL_MEASUREMENTS = {
     "researcher/journal/records.py",
     "researcher/journal/writer.py",
 }
-SHOWS_THE_RUN = {"researcher/report/picture.py", "researcher/report/snapshot.py"}
+SHOWS_THE_RUN = {f"researcher/report/{name}.py" for name in ("picture", "snapshot", "staircase")}
 
 # What looks like a name on the internet, and those that may stand in a tracked file: reserved ones, and where the text
 # of the GPU profiles lies. The last three are no addresses: Debian's package of the Docker engine, CDI's name of a

@@ -103,6 +103,8 @@ class OtherKeys(BaseModel):
     """File whose age is the health of the researcher's container."""
     pull_file: Annotated[Path | None, _SERVICES, Source.STARTER] = None
     """File with the state of the download of the LLM's model."""
+    page_token_file: Annotated[Path | None, _SERVICES, Source.STARTER] = None
+    """File with the token for requests from the page."""
 
 
 class Settings(BaseSettings):

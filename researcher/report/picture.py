@@ -10,11 +10,9 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from statistics import fmean
 from typing import Any
 
-from researcher.journal.records import Confirmation, ConfirmationVerdict, Decision
+from researcher.journal.records import Confirmation, ConfirmationVerdict
 from researcher.report.picture_layout import (
     LOOKS,
     Look,
@@ -25,8 +23,9 @@ from researcher.report.picture_layout import (
     fitted,
     place_labels,
 )
+from researcher.report.staircase import Scale, baseline_score, corners_of, place_at, scale_of, stands
 from researcher.report.view import Row, RunReport, headline, tally_text
-from trainer.jobs import Direction, Metric, Outcome
+from trainer.jobs import Metric, Outcome
 
 with beside_the_defaults():
     import matplotlib as mpl
@@ -45,30 +44,6 @@ FAILURE_MARKERS = {
 SMALL, NORMAL, LARGE = 8.0, 9.0, 13.0  # points
 LINE = 1.55  # height of a line in font sizes
 FAILURES_AT, OFF_SCALE_AT, BETTER_AT = 0.965, 0.915, 0.03  # heights in the axes, where worse scores are above
-HEADROOM = 1.14
-
-
-@dataclass(frozen=True)
-class Scale:
-    """The lowest and highest score that is drawn at its place. High scores, the worse ones, are below if `turned`."""
-
-    low: float
-    high: float
-    turned: bool = False
-
-    @property
-    def edges(self) -> tuple[float, float]:
-        """The scores at the plot's lower and upper edge; the strip beside the worst holds failures and scores off the
-        scale."""
-        worst = self.low + HEADROOM * (self.high - self.low)
-        return (worst, self.low) if self.turned else (self.low, worst)
-
-    def height(self, of_worse: float) -> float:
-        """Return the height in the axes of a place that is this high where worse scores are above."""
-        return 1 - of_worse if self.turned else of_worse
-
-    def __contains__(self, score: float) -> bool:
-        return self.low <= score <= self.high
 
 
 class _Values(ScalarFormatter):
@@ -109,7 +84,7 @@ def figure_of(report: RunReport, look: Look) -> Figure:
         note: dict[str, Any] = {"ha": "center", "color": look.palette.ink, "transform": axes.transAxes}
         axes.text(0.5, 0.5, "the baseline is still being measured", **note)
         return figure
-    scale = _scale(report)
+    scale = scale_of(report)
     axes.set_ylim(*scale.edges)
     axes.set_xlim(-0.02 * len(report.rows) - 0.5, report.rows[-1].experiment.number * 1.01 + 1.2)
     _frame(axes, report, look)
@@ -164,7 +139,7 @@ def _frame(axes: Axes, report: RunReport, look: Look) -> None:
 
 def _percent(axes: Axes, report: RunReport, look: Look) -> None:
     """Draw the gain over the baseline in percent on the right; a baseline of 0 has no such axis."""
-    base = _baseline(report)
+    base = baseline_score(report)
     if base == 0:
         return
 
@@ -180,60 +155,13 @@ def _percent(axes: Axes, report: RunReport, look: Look) -> None:
     right.yaxis.set_major_formatter(lambda value, _: f"{value:+.3g} %" if abs(value) > 1e-9 else "start")
 
 
-def _scale(report: RunReport) -> Scale:
-    """Return the edges of the plot: around the staircase and its noise, whatever single scores are."""
-    sigma, base = report.sigma or 0.0, _baseline(report)
-    standing = [_score_of(report, row.experiment.id) for row in report.rows if _stands(row)]
-    low, high = min([base, *standing]), max([base, *standing])
-    height = max(high - low, min(4 * sigma, 0.05 * abs(base)), 0.002 * abs(base))  # one odd score widens sigma
-    height = height or 1.0
-    is_turned = report.run.metric.direction is Direction.HIGHER
-    return Scale(low - 0.45 * height, high + 0.6 * height, is_turned)
-
-
-def _stands(row: Row) -> bool:
-    return row.status == "keep" and not row.rolled_back and row.experiment.score is not None
-
-
 def _staircase(axes: Axes, report: RunReport, look: Look) -> None:
     """Draw the incumbent's score as it was known at the time: better with each keep, worse with each rollback."""
-    xs, ys = zip(*_corners(report), strict=True)
+    xs, ys = zip(*corners_of(report), strict=True)
     sigma, color = report.sigma or 0.0, look.palette.keep
     axes.fill_between(xs, [y - sigma for y in ys], [y + sigma for y in ys], color=color, alpha=0.12, lw=0)
     axes.plot(xs, ys, color=color, lw=1.6, label=f"best so far, ±1σ = {sigma:.4f}")
     axes.axhline(ys[0], color=look.palette.faint, lw=1, ls=":")
-
-
-def _steps(report: RunReport) -> list[tuple[float, float]]:
-    """Return the changes of the incumbent as points: keeps at their number, rollbacks at their confirmation's place."""
-    events = [
-        (item.decided_at or 0.0, float(item.number), item.score)
-        for item in (row.experiment for row in report.rows[1:])
-        if item.decision is Decision.KEEP and item.score is not None
-    ]
-    for each in report.confirmations:
-        if each.rolled_back and each.decided_at is not None:
-            events.append((each.decided_at, _end_of(report, each.decided_at), _score_of(report, each.base)))
-    return [(x, y) for _, x, y in sorted(events)]
-
-
-def _score_of(report: RunReport, experiment: int | None) -> float:
-    """Return the score at the decision to keep, or the baseline's if there is none."""
-    row = report.row(experiment)
-    score = None if row is None or row.experiment.is_baseline else row.experiment.score
-    return _baseline(report) if score is None else score
-
-
-def _baseline(report: RunReport) -> float:
-    """Return the baseline's score at its decision; later repeats belong to their claims."""
-    score = report.rows[0].experiment.score
-    return fmean(report.baseline_scores) if score is None else score
-
-
-def _end_of(report: RunReport, at: float) -> float:
-    """Return the position of a confirmation: half a step after the last experiment decided before it."""
-    before = [row.experiment.number for row in report.rows if (row.experiment.decided_at or 0.0) < at]
-    return before[-1] + 0.5
 
 
 def _size(report: RunReport, large: float) -> float:
@@ -276,7 +204,7 @@ def _series(report: RunReport, look: Look) -> list[tuple[str, list[tuple[int, fl
 
 
 def _is_single(row: Row) -> bool:
-    return _stands(row) and not row.confirmed
+    return stands(row) and not row.confirmed
 
 
 def _has_score(row: Row) -> bool:
@@ -304,7 +232,7 @@ def _claims(axes: Axes, report: RunReport, look: Look) -> None:
         is_confirmed = each.verdict is ConfirmationVerdict.CONFIRMED
         color = look.palette.claim if is_confirmed else look.palette.lost
         style: dict[str, Any] = {"fmt": "D", "ms": 5, "capsize": 3, "zorder": 5, "color": color, "label": label}
-        axes.errorbar([_end_of(report, each.decided_at)], [each.head_score], yerr=[each.threshold], **style)
+        axes.errorbar([place_at(report, each.decided_at)], [each.head_score], yerr=[each.threshold], **style)
         label = None
 
 
@@ -315,7 +243,7 @@ def _decided_claims(report: RunReport) -> list[Confirmation]:
 
 def _remeasured(axes: Axes, report: RunReport, look: Look) -> None:
     """Draw the incumbent's later trials. They are level with its step as long as the machine does not drift."""
-    xs = [_end_of(report, trial.finished_at or 0.0) for trial in report.remeasured]
+    xs = [place_at(report, trial.finished_at or 0.0) for trial in report.remeasured]
     if xs:
         ys = [trial.val_bpb or 0.0 for trial in report.remeasured]
         axes.scatter(xs, ys, marker="_", color=look.palette.ink, s=_size(report, 60), zorder=5, label="best, run again")
@@ -353,22 +281,14 @@ def _numbers(axes: Axes, report: RunReport, look: Look, scale: Scale, keeps: Seq
     points: list[tuple[float, float]] = [
         point for _, found, _ in _series(report, look) for point in found if point[1] in scale
     ]
-    points += [(_end_of(report, each.decided_at or 0.0), each.head_score or 0.0) for each in _decided_claims(report)]
-    corners = _corners(report)
+    points += [(place_at(report, each.decided_at or 0.0), each.head_score or 0.0) for each in _decided_claims(report)]
+    corners = corners_of(report)
     marks = [
         Mark(*_point(row), str(row.experiment.number), _color(row, look), radius_px)
         for row in keeps
         if row.experiment.score is not None and row.experiment.score in scale
     ]
     place_labels(axes, marks, [*boxes_of_points(axes, points, radius_px), *boxes_of_line(axes, corners)], SMALL)
-
-
-def _corners(report: RunReport) -> list[tuple[float, float]]:
-    """Return the corners of the staircase."""
-    corners = [(0.0, _baseline(report))]
-    for x, y in _steps(report):
-        corners += [(x, corners[-1][1]), (x, y)]
-    return [*corners, (report.rows[-1].experiment.number + 1.0, corners[-1][1])]
 
 
 def _gain(row: Row) -> float:

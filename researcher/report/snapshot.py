@@ -170,7 +170,7 @@ def _times(
     return Times(run.created_at, run_report.running_s, run.ended_at, end)
 
 
-def without_journal(bus: RedisClient, unreadable: str | None = None) -> Report:
+def without_journal(bus: RedisClient | None, unreadable: str | None = None) -> Report:
     """Return the state from Redis alone, before the journal exists or while it is `unreadable`."""
     silent = "the researcher starts" if unreadable is None else NOT_RUNNING
     return Report(None, _live(None, bus, silent), unreadable=unreadable)

@@ -301,17 +301,18 @@ def headline(report: RunReport) -> str:
         return f"Measuring the start: {len(report.baseline_scores)} of {report.baseline_repeats} times so far"
     if gain.confirmed is not None:
         times = min(each.pairs for each in report.standing_claims)
-        return f"{_size_text(report, gain.confirmed)} better than the start, measured again {times} times{claimed}"
+        return f"{size_text(report, gain.confirmed)} better than the start, measured again {times} times{claimed}"
     if gain.provisional is not None and gain.provisional > 0:
-        looks = _size_text(report, gain.provisional)
+        looks = size_text(report, gain.provisional)
         return f"Perhaps {looks} better than the start, not yet measured again ({tried}){claimed}"
     if report.run.ended is not None:
         return f"Nothing better than the start was found ({tried})"
     return f"Nothing better than the start yet ({tried})"
 
 
-def _size_text(report: RunReport, gain: float) -> str:
-    """Return a gain as a percentage of the baseline, or in the metric's unit for a baseline of 0."""
+def size_text(report: RunReport, gain: float) -> str:
+    """Return a gain as a percentage of the baseline, or in the metric's unit for a baseline of 0. The baseline must be
+    measured."""
     assert report.gain is not None
     share = share_of(gain, report.gain.baseline)
     return f"{gain:g} {report.run.metric.unit}".strip() if share is None else percent(share)

@@ -203,24 +203,23 @@ RESEARCHER = AclUser(  # and the `overnight` command in its container
     ),
 )
 
-CLIENT = AclUser(  # a user's `overnight idea` from another machine, through a tunnel
-    "client",
-    (
-        Grant(_GREETS),
-        # Send and cancel a request, and read the answer.
-        *_requests(*(f"rq:job:{kind}-{_NUMBER}" for kind in KINDS)),
-        Grant("xread xrevrange", reads=(f"rq:results:{REQUEST}",)),
-        # Read the status of the run.
-        Grant("get hgetall", reads=("overnight:doing:*", f"overnight:trial:{TRIAL}")),
-        *_SEES_WORKERS,
-    ),
+_CLIENT_GRANTS = (
+    Grant(_GREETS),
+    # Send and cancel a request, and read the answer.
+    *_requests(*(f"rq:job:{kind}-{_NUMBER}" for kind in KINDS)),
+    Grant("xread xrevrange", reads=(f"rq:results:{REQUEST}",)),
+    # Read the status of the run.
+    Grant("get hgetall", reads=("overnight:doing:*", f"overnight:trial:{TRIAL}")),
+    *_SEES_WORKERS,
 )
+CLIENT = AclUser("client", _CLIENT_GRANTS)  # a user's `overnight idea` from another machine, through a tunnel
+DASHBOARD = AclUser("dashboard", _CLIENT_GRANTS)  # the page, which reads the status and sends the user's requests
 
 # The health check and the watchdog use this user without a password: they test whether the server answers, and end a
 # script that blocks it. No user runs a script, so this user can do no harm.
 HEALTH = AclUser("health", (Grant("ping script|kill function|kill"),), has_password=False)
 
-USERS = (TRAINER, DRY_RUN_WORKER, RESEARCHER, CLIENT, HEALTH)
+USERS = (TRAINER, DRY_RUN_WORKER, RESEARCHER, CLIENT, DASHBOARD, HEALTH)
 SERVICES = tuple(user.name for user in USERS if user.has_password)
 
 

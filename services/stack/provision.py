@@ -18,10 +18,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.redis.acl import SERVICES, acl_file
+from services.redis.acl import DASHBOARD, SERVICES, acl_file
 
 REFUSED = 2
-PASSWORD, USERS = "password", "users.acl"
+PASSWORD, USERS, TOKEN = "password", "users.acl", "token"
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,7 @@ def volumes(state: Path, secret: Path, researcher: Owner) -> dict[Path, Rights]:
         secret / "trainer": Rights(ROOT, 0o700),
         secret / "dry-run-worker": Rights(ROOT, 0o700),
         secret / "researcher": Rights(researcher, 0o700),
+        secret / "dashboard": Rights(researcher, 0o700),
         secret / "client": Rights(ROOT, 0o700),  # no container mounts it; it is for users who may read volumes
         state / "redis": Rights(REDIS, 0o700),
         state / "subject": Rights(researcher, 0o755),
@@ -168,6 +169,10 @@ def _keep_secrets(secret: Path, wanted: Mapping[Path, Rights]) -> list[str]:
             _write(path, secrets.token_hex(24), wanted[path.parent].owner)
             done.append(f"made a password for {service}")
         passwords[service] = path.read_text(encoding="utf-8").strip()
+    token = secret / DASHBOARD.name / TOKEN
+    if not token.exists():
+        _write(token, secrets.token_urlsafe(24), wanted[token.parent].owner)
+        done.append("made a token for the page")
     users = secret / "redis" / USERS
     text = acl_file(passwords)
     if not users.exists() or users.read_text(encoding="utf-8") != text:

@@ -14,6 +14,7 @@ from researcher.errors import OvernightError
 from researcher.files import read_text
 from researcher.queues.requests import cancel, send, wait_reply
 from services.machine.state import State
+from services.redis.acl import RESEARCHER
 from services.redis.server import running_server
 from trainer.jobs import RedisClient, connect
 
@@ -24,8 +25,8 @@ class ClientError(OvernightError):
     """No researcher or no Redis answers."""
 
 
-def open_bus(state: State) -> RedisClient:
-    """Connect to the run's Redis. Raises ClientError if its address is unknown."""
+def open_bus(state: State, user: str = RESEARCHER.name) -> RedisClient:
+    """Connect to the run's Redis, in local mode as one of its users. Raises ClientError if its address is unknown."""
     url = os.environ.get("REDIS_URL")
     if url:
         secret = os.environ.get("REDIS_PASSWORD_FILE")
@@ -36,7 +37,9 @@ def open_bus(state: State) -> RedisClient:
             f"no run is going on in {state.root}",
             "start it with `overnight run` (if it runs on a server of your own, set REDIS_URL)",
         )
-    return RedisClient(connect(server.url, password=server.password, patient=False))
+    own = server.password_file(user)
+    password = server.password if own is None else read_text(own).strip()
+    return RedisClient(connect(server.url_for(user), password=password, patient=False))
 
 
 def is_running(state: State) -> bool:

@@ -56,7 +56,7 @@ class OpenJournal:
             self.close()
             raise
 
-    def report(self, bus: RedisClient, profile: Profile | None) -> Report:
+    def report(self, bus: RedisClient | None, profile: Profile | None) -> Report:
         """Return the state of the run now. The journal, the profile or Redis may be missing for a moment; the report
         then says so."""
         if profile is None or not (self._folder / JOURNAL_FILE).exists():

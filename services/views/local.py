@@ -35,19 +35,20 @@ from services.views.render import (
 )
 from trainer.jobs import Profile, RedisClient
 
-TRAINER, RESEARCHER, DRY_RUN_WORKER = "trainer", "researcher", "dry-run-worker"
+TRAINER, RESEARCHER, DRY_RUN_WORKER, DASHBOARD = "trainer", "researcher", "dry-run-worker", "dashboard"
 REFRESH_S = 0.5
 PICTURE = "progress.png"
 
 
 @dataclass(frozen=True)
 class Watched:
-    """A run in progress. `poll` keeps its processes alive and returns their states."""
+    """A run in progress. `poll` keeps its processes alive and returns their states. `page` is the page's address."""
 
     state: State
     profile: Profile
     bus: RedisClient
     poll: Callable[[], list[ChildStatus]]
+    page: str | None = None
 
 
 def watch(watched: Watched, console: Console) -> int:
@@ -102,7 +103,8 @@ def _explained(last: ChildStatus, watched: Watched, console: Console) -> int:
 
 def _scene(watched: Watched, journal: OpenJournal, statuses: list[ChildStatus]) -> Scene:
     ill = ", ".join(f"{each.name} {each.in_words()}" for each in statuses if each.pid is None)
-    foot = f"{ill}{' · ' if ill else ''}Ctrl-C stops cleanly, the same command goes on"
+    parts = [ill, watched.page or "", "Ctrl-C stops cleanly, the same command goes on"]
+    foot = " · ".join(filter(None, parts))
     return Scene(journal.report(watched.bus, watched.profile), foot)
 
 
@@ -150,7 +152,7 @@ def summary(
         ("picture", picture),
         ("branch", f"{report.run.branch} in {subject}"),
         *([] if user is None else [("pushed", _pushed(report, user))]),
-        ("more", "overnight status --verbose, overnight log, overnight export"),
+        ("more", "overnight status --verbose, overnight log, overnight export, overnight dashboard"),
     ):
         console.print(f"{name:<10}{text}", soft_wrap=True)
 

@@ -2510,8 +2510,8 @@ GUARDS = (
     Guard(
         "a client answers no request",
         "services/redis/acl.py",
-        """for kind in KINDS)),\n        Grant("xread xrevrange", reads=""",
-        """for kind in KINDS)),\n        Grant("xadd xread xrevrange", keys=""",
+        """for kind in KINDS)),\n    Grant("xread xrevrange", reads=""",
+        """for kind in KINDS)),\n    Grant("xadd xread xrevrange", keys=""",
         _SERVER + "each_service_may_do_its_own_part_only",
     ),
     Guard(
@@ -2524,8 +2524,8 @@ GUARDS = (
     Guard(
         "a client sends no transaction, which could last for hours",
         "services/redis/acl.py",
-        "        Grant(_GREETS),\n",
-        "        _CONNECTS,\n",
+        "    Grant(_GREETS),\n",
+        "    _CONNECTS,\n",
         _ACL + "user_is_refused[client-MULTI]",
     ),
     Guard(
@@ -3978,7 +3978,7 @@ GUARDS = (
     ),
     Guard(
         "the picture has better scores above",
-        "researcher/report/picture.py",
+        "researcher/report/staircase.py",
         "return (worst, self.low) if self.turned else (self.low, worst)",
         "return (self.low, worst)",
         _OTHER_METRICS + "the_picture_has_better_scores_above_and_shows_values",

@@ -715,6 +715,7 @@ REFUSED = {
         "EXISTS rq:suspended",
     ],
 }
+REFUSED["dashboard"] = REFUSED["client"]
 
 
 def test_the_keys_of_workers_have_the_names_that_stand_in_the_refused_commands() -> None:
