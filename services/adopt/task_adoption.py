@@ -7,16 +7,20 @@ committed. Nothing of the repository is run here.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from rich.console import Console
 
 from researcher.files import read_text
-from researcher.repository.git_command import run_git
+from researcher.repository.git_command import git_succeeds, run_git
 from researcher.repository.repository import EDITABLE, Workspace
+from researcher.source.syntax import parse
+from services.adopt import packages
 from services.adopt.adopt import Init, adopt
+from services.adopt.conditions import placed
 from services.adopt.subject_check import ShapeRefused
 from services.adopt.task_file import read_task, task_text
 from services.adopt.task_guess import guessed_task
@@ -24,7 +28,10 @@ from services.machine.state import RunConfig, State, StateError
 from services.machine.subject import FIXED
 from trainer.data import Manifest
 from trainer.data.task_data import TaskData, read_task_data, write_task_data
-from trainer.jobs.task import TASK_FILE, Task, TaskFault, faults_in
+from trainer.jobs import profile_named
+from trainer.jobs.task import PYTHON, TASK_FILE, Task, TaskFault, faults_in
+from trainer.sandbox.landlock import READ
+from trainer.sandbox.visible_paths import grants
 
 
 def take(state: State, options: Init, agreed: Callable[[str], bool], console: Console) -> Manifest | TaskData | None:
@@ -46,7 +53,7 @@ def adopt_task(
     if not (folder / TASK_FILE).exists():
         _propose(folder, agreed, console)
         return None
-    held = TaskData(_sound_task(folder), str(folder))
+    held = TaskData(_sound_task(folder, profile), str(folder))
     for line in _lines(held.task):
         console.print(f"  {line}", soft_wrap=True, markup=False)
     state.make()
@@ -63,7 +70,7 @@ def settle_task(state: State, choices: RunConfig) -> TaskData:
     retry = f"overnight init --subject {choices.subject} --state {state.root}"
     if held is None or held.task.to_json() != choices.task:
         raise StateError(f"the task of {choices.subject} is damaged in {state.data}", f"take it again: {retry}")
-    if not state.has_begun and _sound_task(Path(choices.subject)) != held.task:
+    if not state.has_begun and _sound_task(Path(choices.subject), choices.profile) != held.task:
         raise StateError(f"{TASK_FILE} of {choices.subject} has changed", f"take it again: {retry}")
     return held
 
@@ -79,23 +86,34 @@ def _propose(folder: Path, agreed: Callable[[str], bool], console: Console) -> N
     text = task_text(guess.task)
     console.print(text, markup=False, highlight=False, soft_wrap=True)
     for line in guess.found:
-        console.print(f"  {line}", soft_wrap=True, markup=False)
+        console.print(f"  {line}", soft_wrap=True, markup=False, highlight=False)
     console.print(f"Not sure: {', '.join(guess.unsure)}", soft_wrap=True)
     if agreed(f"Write this as {folder / TASK_FILE}?"):
         (folder / TASK_FILE).write_text(text, encoding="utf-8")
         raise ShapeRefused(f"{TASK_FILE} is written; edit it, commit it, and repeat `overnight init`")
 
 
-def _sound_task(folder: Path) -> Task:
-    """Return the task of a repository. Raises ShapeRefused with all its faults."""
+def _sound_task(folder: Path, profile: str) -> Task:
+    """Return the task of a repository, for trials of a profile. Raises ShapeRefused with all its faults."""
     task = read_task(read_text(folder / TASK_FILE))
     if not isinstance(task, Task):
         raise _refusal(task)
+    if not git_succeeds(folder, "cat-file", "-e", f"HEAD:{TASK_FILE}"):
+        raise ShapeRefused(
+            f"{TASK_FILE} is not in the last commit of {folder}; a run takes it from there: git add {TASK_FILE} && "
+            "git commit"
+        )
     if not (folder / task.edit).is_file():
         raise ShapeRefused(f"{TASK_FILE}, edit: {task.edit} is no file of {folder}; name a committed one")
     files = _files(folder, task.edit)
     hashes = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in files.items()}
-    faults = (*faults_in(_resolved(task, folder), hashes, PurePosixPath(folder)), *_absent(task, folder))
+    resolved = _resolved(task, folder)
+    faults = (
+        *faults_in(resolved, hashes, PurePosixPath(folder)),
+        *_absent(task, folder),
+        *_open_to_all(resolved),
+        *_missing_packages(task, files, gpu=profile_named(profile).device != "cpu"),
+    )
     if faults:
         raise _refusal(faults)
     return task
@@ -131,6 +149,31 @@ def _absent(task: Task, folder: Path) -> tuple[TaskFault, ...]:
         for where, path in paths
         if not (folder / path).exists()
     )
+
+
+def _open_to_all(task: Task) -> Iterator[TaskFault]:
+    """Yield the data of the score command, given by absolute paths, that the sandbox lets every candidate read."""
+    read = [Path(path).resolve() for path, right in grants(Path(os.devnull)) if right & READ == READ]
+    for secret in () if task.score is None else task.score.readable:
+        if folder := next((path for path in read if Path(secret).is_relative_to(path)), None):
+            fault = f"every candidate can read {secret}, since Python or the system needs {folder}"
+            yield TaskFault("score.readable", fault, "keep these data elsewhere")
+
+
+def _missing_packages(task: Task, files: Mapping[str, str], *, gpu: bool) -> Iterator[TaskFault]:
+    """Yield the packages that the scripts of the commands import for sure, and that Overnight's Python lacks."""
+    own = {PurePosixPath(part).stem for name in files for part in PurePosixPath(name).parts}
+    own |= {PurePosixPath(path).stem for path in task.readable}
+    commands = [("command", task.command), *([] if task.score is None else [("score.command", task.score.command)])]
+    told: set[str] = set()
+    for where, (program, *words) in commands:
+        for script in (word for word in words if word in files and program == PYTHON):
+            nodes = placed(parse(files[script], script))
+            needed, _ = packages.missing(list(packages.imports(nodes)), own, gpu=gpu)
+            for name in (name for name in needed if name not in told):
+                told.add(name)
+                fault = f"{script} imports {name}, which is not here"
+                yield TaskFault(where, fault, packages.install_step(name, container=False))
 
 
 def _refusal(faults: tuple[TaskFault, ...]) -> ShapeRefused:

@@ -27,6 +27,7 @@ _DECISION = "researcher/decision/test_rules.py::test_"
 _WORKSPACE = "researcher/repository/test_repository.py::test_"
 _OTHER_METRICS = "researcher/report/test_other_metrics.py::test_"
 _TASK_TRIAL = "trainer/trial/test_task_trial.py::test_"
+_TASK_ADOPTION = "services/adopt/test_task_adoption.py::test_"
 _SUBJECT_DAYS = "scenarios/test_subject_days.py::test_"
 _SURROUNDINGS = "researcher/repository/test_surroundings.py::test_"
 _STATE_DAYS = "scenarios/test_state_days.py::test_"
@@ -3534,7 +3535,7 @@ GUARDS = (
     Guard(
         "a run is deleted only after a yes",
         "services/run_commands.py",
-        "    if not (yes or typer.confirm(question)):\n",
+        "    if not (yes or _agrees(question)):\n",
         "    typer.echo(question)\n    if False:\n",
         _RUNS + "nothing_is_deleted_without_a_yes",
     ),
@@ -4042,5 +4043,12 @@ GUARDS = (
         "files={name: text for name, text in files.items() if not held.hides(name)},",
         "files=files,",
         _TASK_TRIAL + "a_committed_file_that_scores_is_kept_from_the_candidate",
+    ),
+    Guard(
+        "data that the sandbox lets every candidate read do not score",
+        "services/adopt/task_adoption.py",
+        "        *_open_to_all(resolved),\n",
+        "",
+        _TASK_ADOPTION + "data_that_every_candidate_reads_do_not_score",
     ),
 )
