@@ -208,16 +208,25 @@ def _agree_to_delete(state: State, yes: bool) -> None:
         f"Delete run {found.tag} in {state.root} with {measured} measured experiments: journal, commits, trials and "
         "logs? Prepared data, earlier runs and a repository of your own stay as they are."
     )
-    if not (yes or typer.confirm(question)):
+    if not (yes or _agrees(question)):
         refuse("nothing was deleted; --new keeps the run and begins another one")
+
+
+def _agrees(question: str) -> bool:
+    """Ask, and return whether the answer is yes. Ctrl-C and the end of the input are a no."""
+    try:
+        return typer.confirm(question)
+    except typer.Abort:
+        console.print()  # the line of the question has no end yet
+        return False
 
 
 @app.command(rich_help_panel=START, epilog="Example: overnight init --subject DIR")
 def init(
-    subject: Annotated[
-        Path, typer.Option(help="Your own git repository, with train.py and prepare.py, or with any task.")
-    ],
-    yes: Annotated[bool, typer.Option("--yes", help="Answer yes to the question.")] = False,
+    subject: Annotated[Path, typer.Option(help="Your own git repository: with train.py and prepare.py, or any task.")],
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Do not ask: run its prepare.py, or write the proposed overnight.toml.")
+    ] = False,
     profile: ProfileOption = None,
     budget: Annotated[float | None, typer.Option(min=0.1, help="Seconds of training; else its TIME_BUDGET.")] = None,
     train_rows: Annotated[int | None, typer.Option(min=1, help="Most rows to train on; else 1 GiB of tokens.")] = None,
@@ -232,7 +241,7 @@ def init(
 
     options = Init(subject, profile or _machine_profile(), budget, train_rows, tuple(read or ()), train)
     with _known_errors():
-        held = take(state_of(state), options, lambda question: yes or typer.confirm(question), console)
+        held = take(state_of(state), options, lambda question: yes or _agrees(question), console)
     if held is None:
         refuse("nothing was run or written; to continue, repeat the command and agree, or add --yes")
 

@@ -23,6 +23,7 @@ from services.machine.state import RunConfig, State, StateError
 from services.machine.subject import FIXED
 from trainer.data import Manifest
 from trainer.data.task_data import TaskData, read_task_data, write_task_data
+from trainer.jobs import profile_named
 from trainer.jobs.task import TASK_FILE
 
 
@@ -45,7 +46,7 @@ def adopt_task(
     if not (folder / TASK_FILE).exists():
         _propose(folder, agreed, console)
         return None
-    held = TaskData(sound_task(folder, partial(committed_files, folder)), str(folder))
+    held = TaskData(sound_task(folder, partial(committed_files, folder), gpu=_on_gpu(profile)), str(folder))
     for line in task_lines(held.task):
         console.print(f"  {line}", soft_wrap=True, markup=False)
     state.make()
@@ -77,8 +78,12 @@ def settle_task(state: State, choices: RunConfig, *, begins: bool) -> TaskData:
         raise StateError(f"the task of {folder} is damaged in {state.data}", f"take it again: {retry}")
     require_same_task(folder, held.task, retry=f"take it again: {retry}" if not state.has_begun else NOT_THIS_RUN)
     if begins:
-        sound_task(folder, partial(committed_files, folder))
+        sound_task(folder, partial(committed_files, folder), gpu=_on_gpu(choices.profile))
     return held
+
+
+def _on_gpu(profile: str) -> bool:
+    return profile_named(profile).device != "cpu"
 
 
 def _propose(folder: Path, agreed: Callable[[str], bool], console: Console) -> None:
@@ -92,7 +97,7 @@ def _propose(folder: Path, agreed: Callable[[str], bool], console: Console) -> N
     text = task_text(guess.task)
     console.print(text, markup=False, highlight=False, soft_wrap=True)
     for line in guess.found:
-        console.print(f"  {line}", soft_wrap=True, markup=False)
+        console.print(f"  {line}", soft_wrap=True, markup=False, highlight=False)
     console.print(f"Not sure: {', '.join(guess.unsure)}", soft_wrap=True)
     if agreed(f"Write this as {folder / TASK_FILE}?"):
         (folder / TASK_FILE).write_text(text, encoding="utf-8")

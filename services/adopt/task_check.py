@@ -6,16 +6,23 @@ Only the functions about committed files run git, because the container that pre
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from researcher.files import read_text
+from researcher.repository.git_command import git_succeeds
 from researcher.repository.repository import EDITABLE, Workspace
+from researcher.source.syntax import parse
+from services.adopt import packages
+from services.adopt.conditions import placed
 from services.adopt.subject_check import ShapeRefused
 from services.adopt.task_file import read_task
 from services.machine.state import StateError
-from trainer.jobs.task import TASK_FILE, Task, TaskFault, changes, faults_in
+from trainer.jobs.task import PYTHON, TASK_FILE, Task, TaskFault, changes, faults_in
+from trainer.sandbox.landlock import READ
+from trainer.sandbox.visible_paths import grants
 
 NOT_THIS_RUN = (
     "the scores would not compare with those of the run, which stays as it is: restore the file, or begin another run "
@@ -23,9 +30,12 @@ NOT_THIS_RUN = (
 )
 
 
-def sound_task(folder: Path, files_of: Callable[[str], Mapping[str, str]]) -> Task:
+def sound_task(
+    folder: Path, files_of: Callable[[str], Mapping[str, str]], *, gpu: bool = False, container: bool = False
+) -> Task:
     """Return the task of a repository. `files_of` returns its Python files, by path, for the name of the edited one.
 
+    With `gpu`, packages that only a machine with a GPU imports must be here, too. In a `container` the image has them.
     Raises ShapeRefused with all faults, and what `files_of` raises.
     """
     if not (folder / TASK_FILE).is_file():
@@ -35,8 +45,13 @@ def sound_task(folder: Path, files_of: Callable[[str], Mapping[str, str]]) -> Ta
         raise _refusal(task)
     if not (folder / task.edit).is_file():
         raise ShapeRefused(f"{TASK_FILE}, edit: {task.edit} is no file of {folder}; name a committed one")
-    hashes = _hashes(files_of(task.edit))
-    faults = (*faults_in(_resolved(task, folder), hashes, PurePosixPath(folder)), *_absent(task, folder))
+    files, resolved = files_of(task.edit), _resolved(task, folder)
+    faults = (
+        *faults_in(resolved, _hashes(files), PurePosixPath(folder)),
+        *_absent(task, folder),
+        *_open_to_all(resolved),
+        *_missing_packages(task, files, gpu=gpu, container=container),
+    )
     if faults:
         raise _refusal(faults)
     return task
@@ -70,7 +85,13 @@ def require_committed(folder: Path, task: Task, *, begins: bool) -> None:
 
 
 def committed_files(folder: Path, edit: str) -> dict[str, str]:
-    """Return the committed Python files, by their names. Raises SubjectError, also for uncommitted changes."""
+    """Return the committed Python files, by their names. Raises ShapeRefused if overnight.toml is not among them, and
+    SubjectError, also for uncommitted changes."""
+    if not git_succeeds(folder, "cat-file", "-e", f"HEAD:{TASK_FILE}"):
+        raise ShapeRefused(
+            f"{TASK_FILE} is not in the last commit of {folder}; a run takes it from there: git add {TASK_FILE} && "
+            "git commit"
+        )
     workspace = Workspace(folder, script=edit)
     try:
         workspace.require_clean()
@@ -112,6 +133,31 @@ def _absent(task: Task, folder: Path) -> tuple[TaskFault, ...]:
         for where, path in paths
         if not (folder / path).exists()
     )
+
+
+def _open_to_all(task: Task) -> Iterator[TaskFault]:
+    """Yield the data of the score command, given by absolute paths, that the sandbox lets every candidate read."""
+    read = [Path(path).resolve() for path, right in grants(Path(os.devnull)) if right & READ == READ]
+    for secret in () if task.score is None else task.score.readable:
+        if folder := next((path for path in read if Path(secret).is_relative_to(path)), None):
+            fault = f"every candidate can read {secret}, since Python or the system needs {folder}"
+            yield TaskFault("score.readable", fault, "keep these data elsewhere")
+
+
+def _missing_packages(task: Task, files: Mapping[str, str], *, gpu: bool, container: bool) -> Iterator[TaskFault]:
+    """Yield the packages that the scripts of the commands import for sure, and that this Python lacks."""
+    own = {PurePosixPath(part).stem for name in files for part in PurePosixPath(name).parts}
+    own |= {PurePosixPath(path).stem for path in task.readable}
+    commands = [("command", task.command), *([] if task.score is None else [("score.command", task.score.command)])]
+    named: set[str] = set()
+    for where, (program, *arguments) in commands:
+        for script in (argument for argument in arguments if argument in files and program == PYTHON):
+            nodes = placed(parse(files[script], script))
+            needed, _ = packages.missing(list(packages.imports(nodes)), own, gpu=gpu)
+            for name in (name for name in needed if name not in named):
+                named.add(name)
+                fault = f"{script} imports {name}, which is not here"
+                yield TaskFault(where, fault, packages.install_step(name, container=container))
 
 
 def _refusal(faults: tuple[TaskFault, ...]) -> ShapeRefused:

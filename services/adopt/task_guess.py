@@ -57,7 +57,7 @@ def guessed_task(files: Mapping[str, str], folders: tuple[str, ...] = ()) -> Tas
     if edit is None:
         return None
     scorer = next((path for path in USUAL_SCORERS if path in trees and path != edit.value), None)
-    hidden = tuple(name for name in USUAL_HIDDEN if name in folders)
+    hidden = _folders_read(trees.get(scorer or ""), USUAL_HIDDEN, folders)
     metric = _metric(trees[scorer or edit.value], scorer or edit.value)
     direction = _direction(metric.value)
     direction = replace(direction, sure=direction.sure and metric.sure)
@@ -72,7 +72,7 @@ def guessed_task(files: Mapping[str, str], folders: tuple[str, ...] = ()) -> Tas
         sigma_floor=0.0001,
         metric=Metric(metric.value, Direction(direction.value)),
         fixed={path: _sha256(text) for path, text in sorted(files.items()) if path in trees and path != edit.value},
-        readable=tuple(name for name in USUAL_DATA if name in folders),
+        readable=_folders_read(trees[edit.value], USUAL_DATA, folders),
         score=score,
     )
     guesses = {"edit": edit, "metric.name": metric, "metric.direction": direction, "seconds": seconds, "seed": seed}
@@ -87,6 +87,14 @@ def _tree(path: str, text: str) -> ast.Module | None:
         return parse(text, path)
     except EditError:
         return None
+
+
+def _folders_read(tree: ast.Module | None, usual: tuple[str, ...], folders: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the usual names that are folders, or that begin a path in the script, such as `data/rows.npy`."""
+    nodes = () if tree is None else ast.walk(tree)
+    texts = (node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str))
+    named = {text.partition("/")[0] for text in texts if "/" in text}
+    return tuple(name for name in usual if name in named or name in folders)
 
 
 def _sha256(text: str) -> str:

@@ -116,7 +116,7 @@ def take_task(repository: Path, data: Path, shared: Path | None, console: Consol
 
     Raises ShapeRefused, NotCopied, and OtherData if a run may rest on what is there.
     """
-    task = sound_task(repository, lambda _: python_files(repository))
+    task = sound_task(repository, lambda _: python_files(repository), container=True)
     for line in task_lines(task):
         console.print(f"  {line}", markup=False)
     wanted, held = planned(task, repository, data, shared), read_task_data(data)

@@ -27,6 +27,7 @@ _DECISION = "researcher/decision/test_rules.py::test_"
 _WORKSPACE = "researcher/repository/test_repository.py::test_"
 _OTHER_METRICS = "researcher/report/test_other_metrics.py::test_"
 _TASK_TRIAL = "trainer/trial/test_task_trial.py::test_"
+_TASK_ADOPTION = "services/adopt/test_task_adoption.py::test_"
 _SUBJECT_DAYS = "scenarios/test_subject_days.py::test_"
 _SURROUNDINGS = "researcher/repository/test_surroundings.py::test_"
 _STATE_DAYS = "scenarios/test_state_days.py::test_"
@@ -3537,7 +3538,7 @@ GUARDS = (
     Guard(
         "a run is deleted only after a yes",
         "services/run_commands.py",
-        "    if not (yes or typer.confirm(question)):\n",
+        "    if not (yes or _agrees(question)):\n",
         "    typer.echo(question)\n    if False:\n",
         _RUNS + "nothing_is_deleted_without_a_yes",
     ),
@@ -4236,5 +4237,12 @@ GUARDS = (
         "    if orders.vram_mib is not None and (reason :=",
         "    if orders.vram_mib is None and (reason :=",
         "trainer/trial/test_gpu.py::test_gpu_that_torch_cannot_use_loses_the_trial_before_a_line_of_the_script_runs",
+    ),
+    Guard(
+        "data that the sandbox lets every candidate read do not score",
+        "services/adopt/task_check.py",
+        "        *_open_to_all(resolved),\n",
+        "",
+        _TASK_ADOPTION + "data_that_every_candidate_reads_do_not_score",
     ),
 )

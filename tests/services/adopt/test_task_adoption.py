@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -110,6 +111,58 @@ def test_a_proposal_is_written_only_with_consent(state: State, repository: Path)
     assert "cost: lower is better\n" in shown
 
 
+@pytest.mark.parametrize("answer", ["\x03", "\x04", "perhaps\nn\n"], ids=["ctrl-c", "ctrl-d", "nonsense-and-no"])
+def test_no_consent_at_a_terminal_writes_nothing_and_says_how_to_go_on(
+    state: State, repository: Path, answer: str
+) -> None:
+    code, shown = asked_at_a_terminal(state, repository, answer)
+
+    assert code == 2
+    assert "nothing was run or written" in shown
+    assert "Traceback" not in shown
+    assert not (repository / "overnight.toml").exists()
+    assert not state.root.exists()
+
+
+def test_the_end_of_the_input_is_a_no(state: State, repository: Path) -> None:
+    done = subprocess.run(
+        init_command(state, repository), check=False, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True
+    )
+
+    assert (done.returncode, b"add --yes" in done.stderr) == (2, True), done.stderr
+    assert not (repository / "overnight.toml").exists()
+
+
+def init_command(state: State, repository: Path) -> list[str]:
+    options = ["--subject", str(repository), "--profile", "cpu", "--state", str(state.root)]
+    return [sys.executable, "-m", "services.cli", "init", *options]
+
+
+def asked_at_a_terminal(state: State, repository: Path, answer: str) -> tuple[int, str]:
+    """Run `overnight init` at a terminal of its own, type the answer at its question, and return the exit code and the
+    text."""
+    ours, theirs = pty.openpty()
+    command = ["setsid", "--ctty", "--wait", *init_command(state, repository)]
+    process = subprocess.Popen(command, cwd=ROOT, stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    shown, typed = b"", False
+    while part := read_terminal(ours):
+        shown += part
+        if b"[y/N]" in shown and not typed:
+            os.write(ours, answer.encode())
+            typed = True
+    os.close(ours)
+    return process.wait(), shown.decode()
+
+
+def read_terminal(descriptor: int) -> bytes:
+    """Return the next text of a terminal, empty after its last process."""
+    try:
+        return os.read(descriptor, 4096)
+    except OSError:
+        return b""
+
+
 @pytest.mark.parametrize(
     ("other", "refusal"),
     [
@@ -138,6 +191,34 @@ def test_data_that_score_are_not_readable_through_a_link(state: State, repositor
     write_task(repository, task_file() + score)
 
     with pytest.raises(ShapeRefused, match="the candidate could read"):
+        init(state, repository)
+
+
+def test_data_that_every_candidate_reads_do_not_score(state: State, repository: Path) -> None:
+    score = f'\n[score]\ncommand = ["python", "score.py"]\noutput = "output"\nreadable = ["{sys.prefix}/bin"]\n'
+    write_task(repository, task_file() + score)
+
+    with pytest.raises(ShapeRefused, match=r"score.readable: every candidate can read"):
+        init(state, repository)
+
+
+def test_a_missing_package_is_named_with_the_command_that_installs_it(state: State, repository: Path) -> None:
+    lacks = "import helpers\nimport skimage\ntry:\n    import cv2\nexcept ImportError:\n    cv2 = None\n"
+    (repository / "solve.py").write_text(lacks + SOLVE)
+    (repository / "helpers.py").write_text("")
+    write_task(repository, task_file())
+
+    with pytest.raises(ShapeRefused) as refused:
+        init(state, repository)
+
+    assert str(refused.value).startswith("overnight.toml, command: solve.py imports skimage, which is not here; ")
+    assert str(refused.value).endswith("pip install scikit-image")
+
+
+def test_an_uncommitted_task_is_refused_with_the_next_step(state: State, repository: Path) -> None:
+    (repository / "overnight.toml").write_text(task_file())
+
+    with pytest.raises(ShapeRefused, match=r"not in the last commit .* git add overnight.toml && git commit"):
         init(state, repository)
 
 

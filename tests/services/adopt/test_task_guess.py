@@ -47,6 +47,16 @@ def test_a_scorer_and_hidden_data_make_the_guess_a_measured_task() -> None:
     assert read_task(task_text(task)) == task
 
 
+def test_folders_that_the_scripts_read_are_guessed_before_they_are_there() -> None:
+    solve, score = SOLVE + "open('data/rows.txt')\n", SCORE + "open('hidden/labels.txt')\n"
+
+    task = guess({"solve.py": solve, "score.py": score}).task
+
+    assert task.readable == ("data",)
+    assert task.score is not None
+    assert task.score.readable == ("hidden",)
+
+
 def test_what_the_text_does_not_tell_is_unsure() -> None:
     found = guess({"run.py": "if __name__ == '__main__':\n    print('done')\n"})
 
