@@ -157,7 +157,7 @@ def _add_data(app: FastAPI, data: RunData) -> None:
         tag = f'"{hashlib.sha256(text.encode()).hexdigest()[:16]}"'
         if request.headers.get("if-none-match", "").removeprefix("W/") == tag:
             return Response(status_code=304, headers={"ETag": tag})
-        return Response(text, media_type="application/json", headers={"ETag": tag, "Cache-Control": "no-cache"})
+        return Response(text, media_type="application/json", headers={"ETag": tag})
 
     @app.get("/alive", response_class=PlainTextResponse)
     def alive() -> str:

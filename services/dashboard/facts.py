@@ -120,7 +120,7 @@ def _alive(report: Report) -> Alive:
 def _better(found: RunReport) -> Better:
     gain, best = found.gain, found.incumbent
     is_new = best is not None and not best.experiment.is_baseline
-    title = best.experiment.title if best is not None and is_new else ""
+    title = f"{best.experiment.title} ({best.note})" if best is not None and is_new else ""
     number = best.experiment.number if best is not None and is_new else None
     if gain is None:
         return Better("…", "", headline(found), "", None)

@@ -30,7 +30,7 @@ def test_the_first_screen_holds_the_five_facts(story: Story, page: TestClient) -
     assert "Stopped" in text
     assert "5.0 % confirmed" in text
     assert headline(story.report()).startswith("5.0 % better than the start")
-    assert "Best: 2 · a longer warm-up" in text
+    assert "Best: 2 · a longer warm-up (provisional)" in text
     assert "Measured 4" in text
     assert "Cost" in text
     assert "No researcher is at work" in text or "the researcher is silent" in text
