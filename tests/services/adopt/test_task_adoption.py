@@ -148,7 +148,7 @@ def asked_at_a_terminal(state: State, repository: Path, answer: str) -> tuple[in
     shown, typed = b"", False
     while part := read_terminal(ours):
         shown += part
-        if b"[y/N]" in shown and not typed:
+        if b"[y/N]: " in shown and not typed:  # the last blank comes when the input is awaited
             os.write(ours, answer.encode())
             typed = True
     os.close(ours)
