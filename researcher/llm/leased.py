@@ -20,7 +20,7 @@ import redis
 
 from researcher.errors import GpuBusy, LlmUnavailable
 from researcher.llm.client import Answer, ChatClient, HoldsGpu, KnowsSize, Message, Sampling, ShowsProgress
-from trainer.jobs import Fenced, GpuTaken, LeasePhase, LeaseStore, RedisClient, WorkerRole
+from trainer.jobs import UNNAMED_GPU, Fenced, GpuTaken, LeasePhase, LeaseStore, RedisClient, WorkerRole
 
 logger = logging.getLogger(__name__)
 
@@ -129,12 +129,12 @@ class LeasedClient:
     def _stores(self, tick: Tick) -> list[LeaseStore]:
         """Return the leases, after an answer that nobody receives any more was ended at the server.
 
-        Raises GpuBusy while no trainer shows its GPU.
+        Raises GpuBusy while no trainer shows itself.
         """
         trainers = self._bus.workers(WorkerRole.TRAINER)
-        names = sorted({trainer.gpu for trainer in trainers if trainer.gpu is not None})
+        names = sorted({trainer.gpu or UNNAMED_GPU for trainer in trainers})
         if not names:
-            raise GpuBusy("no trainer shows its GPU, so it is not known whether the LLM would disturb a trial")
+            raise GpuBusy("no trainer shows itself, so it is not known whether the LLM would disturb a trial")
         stores = [LeaseStore(self._bus.connection, name) for name in names]
         for store in stores:
             with self._silencing:

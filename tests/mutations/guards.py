@@ -1139,7 +1139,7 @@ GUARDS = (
         "services/machine/subject.py",
         "return fixed.is_file() and _OUR_DATA not in read_text(fixed)",
         "return fixed.is_file()",
-        "services/adopt/test_in_containers.py::test_only_a_prepare_of_ones_own_is_run",
+        "services/adopt/test_in_containers.py::test_only_the_files_of_the_repository_are_read",
     ),
     Guard(
         "a prepare.py of a user never meets data of Overnight",

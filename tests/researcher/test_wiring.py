@@ -109,7 +109,7 @@ def test_an_llm_that_shares_the_gpu_of_the_trials_is_asked_under_its_lease_alone
     llm = first_llm(chosen, profile_named(profile), leased)
     assert (llm is None) == (backend == "none")
     if leased is not None and llm is not None:
-        with pytest.raises(LlmUnavailable, match="no trainer shows its GPU"):
+        with pytest.raises(LlmUnavailable, match="no trainer shows itself"):
             llm.propose(CONTEXT, lambda: None, accepted)
 
 

@@ -5,6 +5,7 @@ Work is counted in lines of Python that run, so no clock decides. `scripts/bench
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -77,11 +78,13 @@ def lines_of(work: Callable[[], object]) -> int:
         return count
 
     before = sys.gettrace()
+    gc.disable()  # the lines of finalizers are not those of the work
     sys.settrace(count)
     try:
         work()
     finally:
         sys.settrace(before)
+        gc.enable()
     return lines
 
 

@@ -309,8 +309,8 @@ def test_no_other_run_begins_within_an_earlier_one(state: State) -> None:
     assert f"begin another run with --state {state.root}" in done.stderr
 
 
-@pytest.mark.parametrize(("answer", "said"), [("n\n", "nothing was deleted"), ("", "Aborted")])
-def test_nothing_is_deleted_without_a_yes(state: State, answer: str, said: str) -> None:
+@pytest.mark.parametrize("answer", ["n\n", ""])
+def test_nothing_is_deleted_without_a_yes(state: State, answer: str) -> None:
     before = contents(state.root)
 
     done = subprocess.run(
@@ -321,7 +321,7 @@ def test_nothing_is_deleted_without_a_yes(state: State, answer: str, said: str) 
     assert done.returncode != 0
     assert "Delete run night" in done.stdout
     assert "2 measured experiments" in done.stdout
-    assert said in done.stderr
+    assert "nothing was deleted" in done.stderr
     assert contents(state.root) == before
 
 

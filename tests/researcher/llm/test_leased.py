@@ -194,10 +194,8 @@ def test_a_resident_model_stays(ollama: OllamaDouble, bus: RedisClient, store: L
     assert store.read().lease.llm_mib > 0
 
 
-def test_nothing_is_asked_before_a_trainer_shows_its_gpu(ollama: OllamaDouble, bus: RedisClient) -> None:
-    Heartbeat(bus.connection, "trainer-cpu").show(IDLE)
-
-    with pytest.raises(GpuBusy, match="no trainer shows its GPU"):
+def test_nothing_is_asked_before_a_trainer_shows_itself(ollama: OllamaDouble, bus: RedisClient) -> None:
+    with pytest.raises(GpuBusy, match="no trainer shows itself"):
         client_of(ollama, bus).chat(QUESTION, nothing)
 
     assert ollama.calls == []

@@ -80,7 +80,7 @@ def test_its_json_is_plain_and_has_every_column_of_each_row(story: Story, bus: R
     ]
     assert found["workers"][0]["status"] == {"kind": "working", "message": "timed"}
     assert [*found["workers"][0]] == [
-        *("role", "worker", "status", "profile", "vram_cap_mib", "refused", "no_user", "trial")
+        *("role", "worker", "status", "profile", "vram_cap_mib", "refused", "no_user", "trial", "gpu")
     ]
     assert [[*each] for each in found["proposers"]] == [[*FIGURES]]
     assert [[*row] for row in found["rows"]] == [[*COLUMNS, "heldout", "claims"]] * 2

@@ -20,10 +20,10 @@ PAGES = "".join(page.read_text() for page in sorted({*ROOT.glob("README.md"), *R
 KEY = re.compile(r"\b[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+\b")
 # Constants of train.py and of somebody else's prepare.py, and a constant of our code.
 OF_A_SUBJECT = {"TIME_BUDGET", "ALL_CAPS", "WEIGHT_DECAY", "FINAL_LR_FRAC", "LATER_NAMES"}
-OF_THE_SCRIPTS = {"COMPOSE_PROJECT_NAME", "OVERNIGHT_VENV", "OVERNIGHT_PYTHON"}
+OF_THE_SCRIPTS = {"COMPOSE_PROJECT_NAME", "OVERNIGHT_VENV", "OVERNIGHT_PYTHON", "OVERNIGHT_TORCH_BUILD"}
 # Options of `run` that are no setting of this name: what is detected or made of them is.
 OF_THE_VERB = {"state", "profile", "subject", "text", "redis_url", "unsafe_local", "then"}
-OF_THE_VERB |= {"new", "from_best", "wipe", "yes"}
+OF_THE_VERB |= {"new", "from_best", "wipe", "yes", "skip_gpu_check", "page"}
 VERBS = [verb for app in (cli.app, run_commands.app, stack.app) for verb in typer.main.get_group(app).commands.values()]
 
 
@@ -46,7 +46,10 @@ def test_options_that_set_a_key_say_of_it_what_the_table_says() -> None:
 
 
 def test_pages_name_no_key_that_is_not_in_the_table() -> None:
-    of_other_programs = {key for row in INHERITED for key in KEY.findall(row.names)} | {"GIT_DIR"}
+    of_other_programs = {key for row in INHERITED for key in KEY.findall(row.names)} | {
+        "GIT_DIR",
+        "PIP_EXTRA_INDEX_URL",
+    }
     of_other_programs |= {name for action in ACTIONS.values() for name in action.variables}
 
     assert set(KEY.findall(PAGES)) - OF_A_SUBJECT - OF_THE_SCRIPTS - of_other_programs <= set(TABLE)

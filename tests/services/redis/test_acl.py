@@ -34,7 +34,7 @@ from services.redis.acl import DRY_RUN, REQUEST, SERVICES, TRIAL, acl_file
 from services.redis.binary import choose_binary
 from services.redis.server import RedisServer
 from tests.fixtures.scripted_run import ScriptedRun
-from tests.fixtures.trials import CAPS, MakeSpec, wait_for
+from tests.fixtures.trials import MakeSpec, wait_for
 from tests.fixtures.warm_processes import completed
 from trainer.jobs import (
     DRY_RUNS,
@@ -51,7 +51,6 @@ from trainer.jobs import (
     TrialSpec,
     WorkerRole,
     connect,
-    lease_key,
     profile_named,
     trial_id,
     worker_key,
@@ -219,12 +218,20 @@ def wait_until_training(server: Guarded, spec: TrialSpec) -> None:
     wait_for(lambda: (spec.id, "timed") in seen(), 30)
 
 
-@pytest.mark.parametrize("vram_mib", [None, 9000], ids=["on the CPU", "with the lease of a GPU"])
+@pytest.mark.parametrize("user", ["researcher", "trainer"])
+def test_who_needs_a_gpu_changes_its_lease(server: Guarded, user: str) -> None:
+    store = LeaseStore(server.bus_of(user).connection, UNNAMED_GPU)
+
+    store.change(lambda lease, _: lease.with_llm(4000))
+
+    assert store.read().lease.llm_mib == 4000
+
+
 def test_a_trial_goes_out_and_its_result_comes_back(
-    vram_mib: int | None, server: Guarded, start: Start, trials: TrialQueue, spec: MakeSpec
+    server: Guarded, start: Start, trials: TrialQueue, spec: MakeSpec
 ) -> None:
     bus = server.bus_of("researcher")
-    trainer, wanted = start(), spec("tiny", caps=dataclasses.replace(CAPS, vram_mib=vram_mib))
+    trainer, wanted = start(), spec("tiny")
 
     for _ in range(2):
         trials.hand_out(wanted)
@@ -232,8 +239,6 @@ def test_a_trial_goes_out_and_its_result_comes_back(
 
     assert isinstance(result, TrialResult)
     assert result.outcome is Outcome.OK
-    assert (bus.connection.get(lease_key(UNNAMED_GPU)) is not None) == (vram_mib is not None)
-    assert not LeaseStore(bus.connection, UNNAMED_GPU).read().lease.holder
     own_names = server.bus_of("trainer").worker_names(WorkerRole.TRAINER)
     assert [worker.worker for worker in bus.workers(WorkerRole.TRAINER)] == own_names != []
     bus.read_progress(wanted.id)

@@ -35,6 +35,7 @@ from trainer.jobs import (
 )
 from trainer.sandbox.paths import WorkerConfig
 from trainer.trial import gpu
+from trainer.trial import run as trial_run
 from trainer.trial.trial import run_trial
 from trainer.worker import gpu_hold, job_functions
 from trainer.worker.gpu_hold import GpuHold, held_gpu
@@ -63,7 +64,12 @@ RunJob = Callable[[TrialSpec], TrialResult]
 
 @pytest.fixture
 def run_job(server: RedisServer, config: WorkerConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunJob:
-    """Runs the job of a trial in a fork, as the worker does: the job ends all descendants of its process."""
+    """Runs the job of a trial in a fork, as the worker does: the job ends all descendants of its process.
+
+    The trial holds a GPU that is not there, so its candidate is left to train on the processor.
+    """
+    monkeypatch.setattr(gpu, "why_missing", lambda caps: None)
+    monkeypatch.setattr(trial_run, "vram_mib", lambda spec, config: None)
     state = WorkerState(config, "trainer-test", server.url, server.password, locks=tmp_path)
     monkeypatch.setattr(job_functions, "_worker_state", state)
 
