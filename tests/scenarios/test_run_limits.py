@@ -23,6 +23,7 @@ from tests.doubles.ollama_faults import SpillingServer
 from tests.doubles.ollama_server import Turn, ollama_double
 from tests.fixtures.scripted_run import FILES, SUBJECT, ScriptedRun
 from trainer.jobs import Kind, Outcome, Status, profile_named
+from trainer.worker.heartbeat import IDLE, Heartbeat
 
 SHORT_H = 8 / 3600
 
@@ -153,6 +154,7 @@ def test_on_a_shared_gpu_the_llm_is_asked_only_while_no_trial_is_under_way(scrip
         return Turn(nudge="LEVEL", by=1 - next(factors) / 1000)
 
     scripted_run.start_trainer()
+    Heartbeat(scripted_run.bus.connection, "trainer-1", gpu="GPU-1").show(IDLE)
     with ollama_double(script) as ollama:
         settings = {"PROPOSER": "hybrid", "OLLAMA_HOST": ollama.url, "MODEL": "small", "EXPERIMENTS": 6}
         assert scripted_run.start_researcher(PROFILE="80gb", **settings).wait(90) == 0, scripted_run.output()
@@ -164,6 +166,7 @@ def test_on_a_shared_gpu_the_llm_is_asked_only_while_no_trial_is_under_way(scrip
 
 def test_a_model_that_does_not_fit_is_told_and_the_optimiser_goes_on(scripted_run: ScriptedRun) -> None:
     scripted_run.start_trainer()
+    Heartbeat(scripted_run.bus.connection, "trainer-1", gpu="GPU-1").show(IDLE)
 
     with ollama_double([Turn(nudge="LEVEL")], kind=SpillingServer) as ollama:
         settings = {"PROPOSER": "hybrid", "OLLAMA_HOST": ollama.url, "MODEL": "small", "EXPERIMENTS": 3}
