@@ -19,7 +19,6 @@ from rich.console import Console
 from researcher.config.settings import TABLE
 from researcher.errors import OvernightError
 from services import doctor
-from services.compose import ENGINE_AWAY, PROJECT, Container, Stack, StackError
 from services.doctor import Environment, Mode, Severity
 from services.doctor.engine import compose, reach
 from services.machine.gpu_env import settings
@@ -28,6 +27,7 @@ from services.machine.installation import ROOT, Form, form
 from services.machine.state import State
 from services.run_commands import until_of
 from services.stack import end_action
+from services.stack.compose import ENGINE_AWAY, PROJECT, Container, Stack, StackError
 from services.stack.results import RESEARCHER, fetch
 from services.stack.up import UpOptions, bring_up, container_text, prepare, watch
 from services.views.terminal import BAD_USE, print_error

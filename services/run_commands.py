@@ -267,7 +267,7 @@ def trial(
     state: StateOption = None,
 ) -> None:
     """Run one trusted trial of a train.py outside of any run, and print its score."""
-    from services.single_trial import run_single_trial  # noqa: PLC0415 - imports the trainer
+    from services.trainer.single_trial import run_single_trial  # noqa: PLC0415 - imports the trainer
 
     with _known_errors():
         raise typer.Exit(run_single_trial(state_of(state), file, seed, profile, console))

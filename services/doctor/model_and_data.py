@@ -22,9 +22,9 @@ from researcher.llm.client import LlmOptions
 from researcher.llm.gpu_memory_split import placement_for
 from researcher.llm.ollama_api import base_url, same_model
 from researcher.llm.stream import authorities
-from services.compose import Stack, StackError
 from services.doctor.environment import Environment
 from services.doctor.finding import Finding, fail, ok, skip, warn
+from services.stack.compose import Stack, StackError
 
 MANIFEST_INSIDE = "/state/data/manifest.json"
 _ANSWER_S = 3.0

@@ -1219,7 +1219,7 @@ GUARDS = (
     ),
     Guard(
         "a profile by name without a GPU for it is refused before its text is downloaded",
-        "services/single_trial.py",
+        "services/trainer/single_trial.py",
         "    require_gpu(profile, os.environ)\n",
         "",
         _GPUS + "trial_takes_a_profile_by_name_and_wants_a_gpu_for_it_first",

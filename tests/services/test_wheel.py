@@ -28,7 +28,7 @@ from tests.test_other_pythons import FLOOR, VERSIONS
 
 PACKAGES = ("researcher", "trainer", "services")
 ONLY_IN_A_CLONE = (
-    "services/pictures/*",
+    "services/views/pictures/*",
     "services/ollama/*",
     "services/*/Dockerfile",
     "services/*.yaml",
@@ -42,7 +42,7 @@ OF_A_CLONE = re.compile(r"scripts/|compose\.yaml|gpu\.env|docker compose")
 # These modules speak only to users of the containers. The doctor's checks are tried below.
 FOR_CONTAINERS = (
     "services/__main__.py",
-    "services/compose.py",
+    "services/stack/compose.py",
     "services/machine/installation.py",
     "services/machine/gpu_env.py",
     "services/stack/*",

@@ -28,9 +28,9 @@ from rich.console import Console
 from typer.main import get_command
 
 from services.__main__ import app
-from services.compose import Container, Stack, StackError
 from services.doctor import Mode
 from services.machine.gpu_env import KEYS
+from services.stack.compose import Container, Stack, StackError
 from services.stack.end_action import ACTIONS, run_after
 from services.stack.follow import Ending, watch_run
 from services.stack.results import IMAGE, fetch, unpack
@@ -157,9 +157,8 @@ def test_what_is_optional_may_come_later_and_is_told_with_its_progress(toy: Toy)
 
 
 @pytest.mark.docker
-def test_an_optional_image_that_cannot_be_had_stops_nothing(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OLLAMA_IMAGE", "overnight-test/there-is-none")
-    monkeypatch.setenv("PULL", "never")
+def test_an_optional_image_that_cannot_be_had_stops_nothing(toy: Toy) -> None:
+    (toy.folder / ".env").write_text("OLLAMA_IMAGE=overnight-test/there-is-none\nPULL=never\n")
 
     told = toy.up()
 
@@ -193,6 +192,7 @@ def test_down_needs_no_compose_file_and_no_profile_and_keeps_the_volumes(
     toy: Toy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     toy.up()
+    volumes = toy.stack.volumes()
     (toy.folder / "compose.yaml").write_text("no longer: valid\n")
     monkeypatch.delenv("COMPOSE_PROFILES")
 
@@ -200,7 +200,8 @@ def test_down_needs_no_compose_file_and_no_profile_and_keeps_the_volumes(
 
     assert code == 0
     assert toy.stack.containers() == []
-    assert toy.stack.volumes() == ["journal"]
+    assert toy.stack.volumes() == volumes
+    assert "journal" in volumes
 
 
 @pytest.mark.docker
