@@ -24,6 +24,7 @@ SWAPPED = {
         (r"&python-image \S+", f"&python-image {BASE}"),
         (r"image: overnight/", "image: overnight-test/"),
     ],
+    "services/stack/results.py": [(r'f"overnight/', 'f"overnight-test/')],
     "services/compose.cpu.yaml": [(r"mem_limit: 6g", f"mem_limit: {MEMORY}\n    memswap_limit: {MEMORY}")],
 }
 
