@@ -139,6 +139,7 @@ def test_every_answer_forbids_scripts_and_frames_of_others(story: Story, page: T
         assert "default-src 'none'" in policy
         assert "frame-ancestors 'none'" in policy
         assert "unsafe" not in policy
+    assert page.get("/").headers["referrer-policy"] == "same-origin", "else a browser's form says that it is from null"
 
 
 def test_the_page_needs_nothing_from_another_host(story: Story, page: TestClient) -> None:
