@@ -13,6 +13,7 @@ from pathlib import Path
 from pydoc_data.topics import topics
 
 import git
+import httpx
 import pytest
 
 from researcher.errors import JournalError
@@ -182,6 +183,30 @@ def test_a_run_survives_the_death_of_its_worker_its_researcher_its_server_and_of
         "train.py",
         "subject.bundle",
     }
+
+
+@pytest.mark.slow
+def test_the_page_is_served_beside_the_run_and_comes_back_when_it_is_killed(local_run: LocalRun) -> None:
+    process = local_run.start()
+    wait_for(lambda: "page  http://" in local_run.output.read_text(), DEADLINE_S)
+    address = local_run.output.read_text().partition("page  ")[2].split()[0]
+
+    wait_for(lambda: state_on_page(address) == "running", DEADLINE_S)
+    os.kill(local_run.pid_of("-m services.dashboard"), signal.SIGKILL)
+    wait_for(lambda: state_on_page(address) == "running", DEADLINE_S)
+
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    local_run.wait_for_silence()
+    assert state_on_page(address) is None
+
+
+def state_on_page(address: str) -> str | None:
+    """The state of the run as its page says it, or None without a page."""
+    try:
+        return str(httpx.get(f"{address}status.json", timeout=30).json()["state"])
+    except httpx.TransportError:
+        return None
 
 
 @pytest.mark.parametrize(

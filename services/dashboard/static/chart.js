@@ -54,7 +54,7 @@
     width = canvas.clientWidth;
     height = canvas.clientHeight;
     pad.left = width < 520 ? 50 : 66;
-    pad.right = width < 520 ? 44 : 58;
+    pad.right = width < 520 ? 54 : 60;
     if (canvas.width !== Math.round(width * ratio) || canvas.height !== Math.round(height * ratio)) {
       canvas.width = Math.round(width * ratio);
       canvas.height = Math.round(height * ratio);
@@ -145,7 +145,7 @@
 
   function points() {
     const shown = (width - pad.left - pad.right) / Math.max(1, view.to - view.from);
-    const size = Math.max(1.6, Math.min(5, shown * 0.42));
+    const size = Math.max(shown < 1 ? 1.6 : 2.8, Math.min(5, shown * 0.42));
     const colors = Object.fromEntries(Object.values(SHAPES).map(([, name]) => [name, color(name)]));
     const rank = (point) => (SHAPES[kinds[point[KIND]]][1] === "--faint" ? 0 : 1);
     const visible = chart.points.filter((point) => point[NUMBER] >= view.from - 1 && point[NUMBER] <= view.to + 1);
