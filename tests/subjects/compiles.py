@@ -18,10 +18,10 @@ class Bigrams(nn.Module):
         return nn.functional.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction=reduction)
 
 
-def printed(when):
+def print_counters():
     graphs, inductor = counters["stats"]["unique_graphs"], counters["inductor"]
     found, compiled = inductor["fxgraph_cache_hit"], inductor["fxgraph_cache_miss"]
-    print(f"{when}: {graphs} graphs, {found} found, {compiled} compiled", flush=True)
+    print(f"{graphs} graphs, {found} found, {compiled} compiled", flush=True)
 
 
 tokenizer = Tokenizer.from_directory()
@@ -38,6 +38,5 @@ while progress() < 1:
     if not warm:
         warm_evaluation(model, 8)
         warm = True
-printed("trained")
+print_counters()
 evaluate_bpb(model, tokenizer, 8)
-printed("scored")

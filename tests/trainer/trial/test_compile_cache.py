@@ -213,18 +213,18 @@ def test_a_later_trial_compiles_nothing_that_the_baseline_compiled(
     spec: MakeSpec, config: WorkerConfig, tmp_path: Path
 ) -> None:
     """A real compilation by g++, counted by the compiler's own counters: seconds would say nothing here."""
-    caps = dataclasses.replace(CAPS, memory_mib=4096)
+    caps = dataclasses.replace(CAPS, memory_mib=4096, file_mib=1024)
 
-    def compiled(**fields: object) -> dict[str, tuple[int, int, int]]:
+    def compiled(**fields: object) -> tuple[int, int, int]:
         result = run_trial(spec("compiles", budget=PATIENT, caps=caps, **fields), config, lambda _: None, lambda: False)
         assert result.outcome is Outcome.OK, f"{result.reason}\n{log_of(result)}"
-        lines = re.findall(r"(\w+): (\d+) graphs, (\d+) found, (\d+) compiled", log_of(result))
-        return {when: (int(graphs), int(found), int(missed)) for when, graphs, found, missed in lines}
+        counted = re.search(r"(\d+) graphs, (\d+) found, (\d+) compiled", log_of(result))
+        assert counted is not None, log_of(result)
+        return int(counted[1]), int(counted[2]), int(counted[3])
 
     baseline, later = compiled(**SHARES), compiled(kind=Kind.CONFIRM, score_to_beat=0.0)
 
-    graphs, found, missed = baseline["trained"]
-    assert (found, missed > graphs - 1) == (0, True)
-    assert later["trained"] == (graphs, missed, 0)
-    assert baseline["scored"] == baseline["trained"], "the evaluation was compiled in the uncounted steps"
-    assert later["scored"] == later["trained"]
+    graphs, found, missed = baseline
+    assert graphs == 2, "of a step and of the evaluation, which was compiled in the uncounted steps"
+    assert (found, missed >= graphs) == (0, True)
+    assert later == (graphs, missed, 0)
