@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
@@ -55,20 +56,29 @@ def test_hours_are_those_since_the_first_start_and_include_the_claim(scripted_ru
     assert f"the run has ended: {run.ended}" in scripted_run.output()
 
 
+@pytest.fixture
+def wide_run(tmp_path: Path, server: RedisServer) -> Iterator[ScriptedRun]:
+    """A run whose knobs have more values than a fast machine tries in a short run."""
+    rate = "RATE = 0.5  # means nothing; range 0.00001..1.0 log\n\nmodel ="
+    made = ScriptedRun(tmp_path, server, FILES | {"train.py": SUBJECT.replace("\nmodel =", rate)})
+    yield made
+    made.end()
+
+
 @pytest.mark.slow
-def test_a_cost_ends_the_run_and_a_higher_one_goes_on(scripted_run: ScriptedRun) -> None:
-    scripted_run.start_trainer()
+def test_a_cost_ends_the_run_and_a_higher_one_goes_on(wide_run: ScriptedRun) -> None:
+    wide_run.start_trainer()
     prices, first = {"PRICE_PER_HOUR": 1}, SHORT_H
 
-    assert scripted_run.start_researcher(MAX_COST=first, **prices).wait(90) == 0, scripted_run.output()
-    run, measured = run_of(scripted_run), measured_in(scripted_run)
+    assert wide_run.start_researcher(MAX_COST=first, **prices).wait(90) == 0, wide_run.output()
+    run, measured = run_of(wide_run), measured_in(wide_run)
     more = (time.time() - run.created_at) / 3600 + SHORT_H
-    assert scripted_run.start_researcher(MAX_COST=more, **prices).wait(90) == 0, scripted_run.output()
+    assert wide_run.start_researcher(MAX_COST=more, **prices).wait(90) == 0, wide_run.output()
 
     assert run.ended is not None
     assert run.ended_at is not None
     assert run.ended_at - run.created_at < 90
-    assert measured_in(scripted_run) > measured
+    assert measured_in(wide_run) > measured
 
 
 @pytest.mark.slow
