@@ -6,7 +6,6 @@ Only the functions about committed files run git, because the container that pre
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -137,7 +136,7 @@ def _absent(task: Task, folder: Path) -> tuple[TaskFault, ...]:
 
 def _open_to_all(task: Task) -> Iterator[TaskFault]:
     """Yield the data of the score command, given by absolute paths, that the sandbox lets every candidate read."""
-    read = [Path(path).resolve() for path, right in grants(Path(os.devnull)) if right & READ == READ]
+    read = [Path(path).resolve() for path, right in grants(None) if right & READ == READ]
     for secret in () if task.score is None else task.score.readable:
         if folder := next((path for path in read if Path(secret).is_relative_to(path)), None):
             fault = f"every candidate can read {secret}, since Python or the system needs {folder}"

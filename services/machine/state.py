@@ -197,7 +197,8 @@ class State:
             self._refuse_change(before, wanted)
         if wanted.task is not None and budget is not None:
             raise StateError(
-                "the seconds of a trial are those of overnight.toml", "edit it, and repeat `overnight init`"
+                "the seconds of a trial are those of overnight.toml",
+                "leave out BUDGET and --budget; other seconds are set in overnight.toml before a run begins",
             )
         is_adopted = before is not None and (before.constants or before.task)
         if before is not None and is_adopted and (wanted.subject, wanted.text) != (before.subject, before.text):

@@ -18,6 +18,7 @@ import pytest
 
 from services.machine.subject import render_subject
 from tests import ROOT, TESTS
+from tests.compose.checkout import make_checkout
 from tests.compose.stack import MEASURED, Stack, removed_at_the_end, run, spoiled
 from trainer.jobs import profile_named
 
@@ -88,8 +89,10 @@ def adopted(checkout: Path, images: None) -> Iterator[tuple[Stack, Path]]:
 
 
 @pytest.fixture
-def task(checkout: Path, images: None) -> Iterator[tuple[Stack, Path]]:
-    """A stack for the example with the round trip, whose script also reads an uncommitted file; not started."""
+def task(tmp_path: Path, images: None) -> Iterator[tuple[Stack, Path]]:
+    """A stack for the example with the round trip, whose script also reads an uncommitted file; not started. It has a
+    checkout of its own, without a BUDGET."""
+    checkout = make_checkout(tmp_path / "checkout")
     files = {path.name: path.read_text() for path in ROUTES.iterdir() if path.is_file()}
     files["overnight.toml"] = files["overnight.toml"].replace("readable = []", 'readable = ["advice.txt"]', 1)
     files["plan.py"] += READS

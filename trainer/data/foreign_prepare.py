@@ -179,6 +179,6 @@ def _launch(wanted: Wanted, work: Path, fds: list[int], wall_s: float) -> Launch
         wall_limit_s=wall_s,
         file_mib=1 + max(wanted.val_rows, wanted.train_rows) * (wanted.context + 1) * 2 // 2**20,
         processes=512,
-        grants=[*grants(work / "no-data"), *((str(path), READ) for path in (wanted.repository, *wanted.readable))],
+        grants=[*grants(None), *((str(path), READ) for path in (wanted.repository, *wanted.readable))],
         module="trainer.candidate.prepare_export",
     )

@@ -55,10 +55,11 @@ _ROOT = Path(__file__).resolve().parents[2]
 PRIVATE = "private"
 
 
-def grants(data: Path, devices: Path = Path("/dev")) -> list[Grant]:
-    """Return the paths and rights of a candidate that trains on a data folder. Its subfolder `private` stays closed."""
+def grants(data: Path | None, devices: Path = Path("/dev")) -> list[Grant]:
+    """Return the paths and rights of a candidate that trains on a data folder, or on none. Its subfolder `private`
+    stays closed."""
     read = [*_SYSTEM, *(f"/etc/{name}" for name in _SETTINGS), *_interpreter(), str(_ROOT / "trainer")]
-    entries = data.absolute().iterdir() if data.is_dir() else ()
+    entries = data.absolute().iterdir() if data is not None and data.is_dir() else ()
     read += [str(entry) for entry in entries if entry.name != PRIVATE]
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") == ""  # as in a dry-run worker, which uses no GPU
     gpus = [] if hidden else sorted(str(node) for node in devices.glob("nvidia*"))

@@ -230,7 +230,7 @@ def _launch(spec: TrialSpec, held: TaskData, config: WorkerConfig, command: _Com
         wall_limit_s=held.task.seconds,
         file_mib=spec.caps.file_mib,
         processes=spec.caps.processes,
-        grants=[*grants(folder / "no-data"), *readable],
+        grants=[*grants(None), *readable],
         user=config.user,
         module="trainer.candidate.command",
         held_fds=config.held_fds,
