@@ -52,21 +52,25 @@ def abi() -> int:
     return max(int(version), 0)
 
 
-def prepare(grants: list[tuple[str, int]]) -> int | None:
-    """Create a ruleset, and return its descriptor, or None without Landlock. Raise KernelRefused.
+def prepare(grants: list[tuple[str, int]]) -> tuple[int | None, list[tuple[str, int]]]:
+    """Create a ruleset, and return its descriptor, or None without Landlock, and the grants of paths that this process
+    may not open. Raise KernelRefused.
 
     `grants` are paths with LIST, READ, USE or ALL, which hold for everything below. A path that does not exist is
-    ignored. The calling process must have the right to open the paths. `confine` applies the ruleset.
+    ignored. `confine` applies the ruleset.
     """
-    version = abi()
+    version, closed = abi(), list[tuple[str, int]]()
     if version == 0:
-        return None
+        return None, closed
     rules = _Ruleset(_known_rights(), _TCP if version >= _TCP_SINCE else 0, _SCOPES if version >= _SCOPES_SINCE else 0)
     size = 8 * (1 + (version >= _TCP_SINCE) + (version >= _SCOPES_SINCE))
     ruleset = _call(_CREATE, ctypes.byref(rules), ctypes.c_size_t(size), ctypes.c_uint(0))
     for path, rights in grants:
-        grant(ruleset, path, rights)
-    return ruleset
+        try:
+            grant(ruleset, path, rights)
+        except PermissionError:
+            closed.append((path, rights))
+    return ruleset, closed
 
 
 def confine(ruleset: int) -> None:

@@ -41,6 +41,7 @@ class Becoming:
         self.failed_fd = failed_fd
         self.untouchable: list[int] = []
         self.ruleset: int | None = None
+        self.closed: list[tuple[str, int]] = []  # grants within folders of the candidate's user
 
 
 class ActTargets:
@@ -186,7 +187,7 @@ def _prepare_filters(process: Becoming) -> None:
     """Prepare seccomp and Landlock while this process may still read its ancestors and open the granted paths."""
     ancestors = procfs.ancestors(os.getpid())
     process.untouchable = sorted({*ancestors, *map(os.getpgid, ancestors)} - {0})
-    process.ruleset = landlock.prepare(process.orders["grants"])
+    process.ruleset, process.closed = landlock.prepare(process.orders["grants"])
 
 
 def _become_user(process: Becoming) -> str | None:
@@ -229,7 +230,8 @@ def _drop_capabilities(_: Becoming) -> str:
 def _confine_to_grants(process: Becoming) -> str | None:
     if process.ruleset is None:
         return None
-    landlock.grant(process.ruleset, process.orders["folder"], landlock.ALL)
+    for path, rights in (*process.closed, (process.orders["folder"], landlock.ALL)):
+        landlock.grant(process.ruleset, path, rights)
     landlock.confine(process.ruleset)
     return str(landlock.abi())
 

@@ -21,7 +21,7 @@ import fcntl, os, signal, socket, sys
 from pathlib import Path
 from trainer.sandbox import landlock, syscalls
 here = Path(sys.argv[1])
-wall = landlock.prepare([("/usr", landlock.READ), (str(here / "read"), landlock.READ), ("/nowhere", landlock.READ),
+wall, _ = landlock.prepare([("/usr", landlock.READ), (str(here / "read"), landlock.READ), ("/nowhere", landlock.READ),
     (str(here / "listed"), landlock.LIST), (str(here / "own"), landlock.ALL), ("/dev/null", landlock.USE),
     ("/dev/zero", landlock.READ)])
 syscalls.forbid_new_privileges()
