@@ -142,7 +142,7 @@ def asked_at_a_terminal(state: State, repository: Path, answer: str) -> tuple[in
     """Run `overnight init` at a terminal of its own, type the answer at its question, and return the exit code and the
     text."""
     ours, theirs = pty.openpty()
-    command = ["setsid", "--ctty", "--wait", *init_command(state, repository)]
+    command = ["setsid", "--ctty", "--wait", "env", "--default-signal=INT", *init_command(state, repository)]
     process = subprocess.Popen(command, cwd=ROOT, stdin=theirs, stdout=theirs, stderr=theirs)
     os.close(theirs)
     shown, typed = b"", False
