@@ -8,12 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
-from researcher.clock import RunClock
 from researcher.config.settings import Settings
 from researcher.files import write_whole
 from researcher.journal.records import Run
 from researcher.journal.writer import Journal
 from researcher.llm.openai import OpenAiClient, OpenAiSettings
+from researcher.loop.clock import RunClock
 from researcher.loop.context import PauseBackoffs, RunContext
 from researcher.loop.request_handler import RequestHandler
 from researcher.loop.resume import Switch
