@@ -21,12 +21,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from researcher.clock import RunClock
 from researcher.config.settings import Settings, faults
 from researcher.errors import JournalError, ResearcherError, SubjectError
 from researcher.journal.records import Run
 from researcher.journal.writer import Journal
 from researcher.loop.backups import Backups
+from researcher.loop.clock import RunClock
 from researcher.loop.context import PauseBackoffs
 from researcher.loop.loop import run_until_goal
 from researcher.loop.resume import run_through_outages

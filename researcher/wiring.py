@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from researcher.clock import RunClock
 from researcher.config.settings import Settings
 from researcher.files import write_whole
 from researcher.journal.records import Run
@@ -17,6 +16,7 @@ from researcher.journal.writer import Journal
 from researcher.llm.leased import GpuServer, LeasedClient, LeasedPolicy
 from researcher.llm.openai import OpenAiClient, OpenAiSettings
 from researcher.loop.backups import Backups
+from researcher.loop.clock import RunClock
 from researcher.loop.context import PauseBackoffs, RunContext
 from researcher.loop.request_handler import RequestHandler
 from researcher.loop.resume import Switch

@@ -21,13 +21,13 @@ from researcher.errors import OvernightError
 from services import doctor
 from services.doctor import Environment, Mode, Severity
 from services.doctor.engine import compose, reach
+from services.machine.compose import ENGINE_AWAY, PROJECT, Container, Stack, StackError
 from services.machine.gpu_env import settings
 from services.machine.gpus import state_folder
 from services.machine.installation import ROOT, Form, form
 from services.machine.state import State
 from services.run_commands import until_of
 from services.stack import end_action
-from services.stack.compose import ENGINE_AWAY, PROJECT, Container, Stack, StackError
 from services.stack.gpu_first import SKIP
 from services.stack.results import RESEARCHER, fetch
 from services.stack.up import UpOptions, bring_up, check_gpu, container_text, prepare, watch

@@ -18,12 +18,12 @@ from typing import Protocol
 
 import redis
 
-from researcher.clock import RunClock
 from researcher.config.settings import Settings
 from researcher.errors import JournalError
 from researcher.journal.database import SUBJECT_LOCK, WriterLock, damage
 from researcher.journal.records import Pause, PauseCause
 from researcher.journal.writer import Journal
+from researcher.loop.clock import RunClock
 from researcher.loop.context import PauseBackoffs, passed_limit
 from researcher.loop.outages import OUTAGE_ERRORS, explain
 from researcher.loop.request_handler import RequestHandler

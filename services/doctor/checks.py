@@ -18,8 +18,8 @@ from services.doctor import engine, gpu, host, model_and_data, subject
 from services.doctor.engine import Engine
 from services.doctor.environment import Environment, Mode, compose_files
 from services.doctor.finding import Finding, Severity, fail, ok, skip
+from services.machine.compose import Stack
 from services.machine.gpu_env import DOT_ENV, GPU_ENV, faults, settings
-from services.stack.compose import Stack
 
 # Space on disk, estimated from the parts: torch with CUDA takes about 8 GiB unpacked, Ollama's image 6, its default
 # model 7, shards and the data made of them 8. Not measured on a GPU. The first start downloads and builds; later starts

@@ -13,8 +13,8 @@ from docker.types import DeviceRequest
 
 from services.doctor.environment import Environment
 from services.doctor.finding import Finding, fail, ok, skip
+from services.machine.compose import Stack
 from services.redis.binary import parse_version
-from services.stack.compose import Stack
 
 ENGINE = "20.10"  # the first version whose BuildKit mounts the locks during a build
 COMPOSE = "2.24.4"  # the first version with !override; optional env files came with 2.24.0

@@ -24,7 +24,7 @@ from researcher.llm.ollama_api import base_url, same_model
 from researcher.llm.stream import tls_context
 from services.doctor.environment import Environment
 from services.doctor.finding import Finding, fail, ok, skip, warn
-from services.stack.compose import Stack, StackError
+from services.machine.compose import Stack, StackError
 
 MANIFEST_INSIDE = "/state/data/manifest.json"
 _ANSWER_S = 3.0

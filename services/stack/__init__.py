@@ -1,7 +1,6 @@
 """The containers from `scripts/up` to the end of a run.
 
-`compose` runs the compose CLI and reads the engine, `up` starts the containers and reports the changes, `gpu_first`
-examines the GPU before the first start, `local_env` detects the machine's settings, `provision` makes passwords and
-owns the volumes, `follow` watches a run in containers, `end_action` ends the cost of the machine afterwards, and
-`results` copies results out.
+`up` starts them and reports the changes, `gpu_first` examines the GPU before the first start, `local_env` detects the
+machine's settings, `provision` makes passwords and owns the volumes, `follow` watches a run in containers, `end_action`
+ends the cost of the machine afterwards, and `results` copies results out.
 """

@@ -12,7 +12,7 @@ from enum import Enum
 
 from rich.console import Console
 
-from services.stack.compose import ENGINE_AWAY, Stack
+from services.machine.compose import ENGINE_AWAY, Stack
 from services.stack.results import RESEARCHER
 from services.views import follow
 

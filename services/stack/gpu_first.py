@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from docker.errors import APIError
 from docker.types import DeviceRequest
 
-from services.stack.compose import ComposeProject, Stack, StackError
+from services.machine.compose import ComposeProject, Stack, StackError
 
 SKIP = "--skip-gpu-check"
 _FOLDER = "/check"  # an anonymous volume: the compiler loads what it has written there

@@ -11,8 +11,8 @@ import io
 import tarfile
 from pathlib import Path
 
+from services.machine.compose import OneShot, Stack
 from services.machine.installation import version
-from services.stack.compose import OneShot, Stack
 
 RESEARCHER = "researcher"
 IMAGE = f"overnight/researcher:{version()}"

@@ -22,9 +22,9 @@ from rich.console import Console
 from services.doctor import Environment, Mode, Severity, examine, exit_code, print_findings
 from services.doctor.engine import HOOK, has_only_cdi
 from services.doctor.environment import compose_files
+from services.machine.compose import ComposeProject, Container, Stack, StackError
 from services.machine.gpu_env import settings
 from services.machine.gpus import AUTO
-from services.stack.compose import ComposeProject, Container, Stack, StackError
 from services.stack.end_action import run_after
 from services.stack.follow import Ending, watch_run
 from services.stack.gpu_first import check_gpu_first

@@ -1841,7 +1841,7 @@ GUARDS = (
     ),
     Guard(
         "the run's clock never goes back",
-        "researcher/clock.py",
+        "researcher/loop/clock.py",
         "max(expected, wall)",
         "wall",
         _BAD_DAYS + "clock_that_is_set_three_hours_on_and_back_and_to_1970_decides_nothing_and_nobody_waits_for_it",

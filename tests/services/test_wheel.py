@@ -42,7 +42,7 @@ OF_A_CLONE = re.compile(r"scripts/|compose\.yaml|gpu\.env|docker compose")
 # These modules speak only to users of the containers. The doctor's checks are tried below.
 FOR_CONTAINERS = (
     "services/__main__.py",
-    "services/stack/compose.py",
+    "services/machine/compose.py",
     "services/machine/installation.py",
     "services/machine/gpu_env.py",
     "services/stack/*",

@@ -33,7 +33,6 @@ from trainer.sandbox.paths import WorkerConfig
 from trainer.trial.trial import run_trial
 
 OWN = TESTS / "subjects" / "own"
-ATTEMPTS = 5
 FILES = {name: (OWN / name).read_text() for name in ("train.py", "prepare.py")}
 REPOSITORY = ROOT
 needs_landlock = pytest.mark.skipif(not abi(), reason="needs a kernel with Landlock")
@@ -156,14 +155,16 @@ class Own:
             (self.repository / f"{name}.py").write_text(text)
         commit(self.repository)
 
-    def trial(self, places: Path, number: int = 1, setups: list[float] | None = None, **files: str) -> TrialResult:
-        """A trial of the repository's files, changed ones named, again where a busy machine made it time out as a run
-        does. `setups` are those of the baseline, if it was measured."""
+    def trial(
+        self, places: Path, number: int = 1, setups: list[float] | None = None, budget: float = 0.3, **files: str
+    ) -> TrialResult:
+        """A trial of the repository's files, changed ones named. `setups` are those of the baseline, if it was
+        measured."""
         choices = self.state.choices()
         assert choices is not None
         carried = self.files | {f"{name}.py": text for name, text in files.items()}
-        profile = choices.trial_profile().with_budget(0.3)
-        first = TrialSpec(
+        profile = choices.trial_profile().with_budget(budget)
+        spec = TrialSpec(
             id=f"own-{number}-t1-a0",
             kind=Kind.FIRST,
             profile=profile.name,
@@ -176,13 +177,9 @@ class Own:
         )
         for name in ("trials", "work"):
             (places / name).mkdir(exist_ok=True)
-        config = WorkerConfig(self.state.data, places / "trials", places / "work")
-        for attempt in range(ATTEMPTS):
-            spec = dataclasses.replace(first, id=f"own-{number}-t1-a{attempt}")
-            result = run_trial(spec, config, lambda _: None, lambda: False)
-            if result.outcome is not Outcome.TIMED_OUT or not result.disturbed:
-                break
-        return result
+        return run_trial(
+            spec, WorkerConfig(self.state.data, places / "trials", places / "work"), lambda _: None, lambda: False
+        )
 
 
 def commit(repository: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from docker.errors import APIError
 
-from services.stack.compose import ComposeProject, StackError
+from services.machine.compose import ComposeProject, StackError
 from services.stack.gpu_first import check_gpu_first
 from tests import ROOT
 

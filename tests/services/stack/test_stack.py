@@ -29,8 +29,8 @@ from typer.main import get_command
 
 from services.__main__ import app
 from services.doctor import Mode
+from services.machine.compose import Container, Stack, StackError
 from services.machine.gpu_env import KEYS
-from services.stack.compose import Container, Stack, StackError
 from services.stack.end_action import ACTIONS, run_after
 from services.stack.follow import Ending, watch_run
 from services.stack.results import IMAGE, fetch, unpack
@@ -192,7 +192,6 @@ def test_down_needs_no_compose_file_and_no_profile_and_keeps_the_volumes(
     toy: Toy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     toy.up()
-    volumes = toy.stack.volumes()
     (toy.folder / "compose.yaml").write_text("no longer: valid\n")
     monkeypatch.delenv("COMPOSE_PROFILES")
 
@@ -200,8 +199,7 @@ def test_down_needs_no_compose_file_and_no_profile_and_keeps_the_volumes(
 
     assert code == 0
     assert toy.stack.containers() == []
-    assert toy.stack.volumes() == volumes
-    assert "journal" in volumes
+    assert toy.stack.volumes() == ["journal", "subject", "trials"]
 
 
 @pytest.mark.docker
