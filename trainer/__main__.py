@@ -10,6 +10,7 @@ import socket
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 from typing import Literal
 
 import redis
@@ -38,12 +39,20 @@ def main(arguments: list[str] | None = None) -> int:
     0: stopped, also during the set-up. 1: Redis refuses the password, or does not answer during a stop. 2: the sandbox
     has a hole, or the work folder cannot be used.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # until the worker has handlers of its own
+    for kind in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM):  # until the worker has handlers of its own
+        signal.signal(kind, _stop)
     try:
         return _work(arguments)
     except KeyboardInterrupt:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         log.info("stopped before the first job")
         return 0
+
+
+def _stop(signum: int, frame: FrameType | None) -> None:
+    """Raise KeyboardInterrupt, and again after a second: Python drops one that is raised while a finaliser runs."""
+    signal.setitimer(signal.ITIMER_REAL, 1)
+    raise KeyboardInterrupt
 
 
 def _work(arguments: list[str] | None) -> int:

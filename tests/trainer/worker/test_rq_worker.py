@@ -494,17 +494,55 @@ def test_each_step_of_a_worker_waits_while_the_server_has_no_memory(
     assert waited
 
 
-def test_a_signal_to_the_whole_group_during_the_set_up_is_a_stop_and_no_refusal(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "trainer", "--redis", "redis://127.0.0.1:1/0", "--candidate-user=auto"]
-    command += [f"--{name}={tmp_path / name}" for name in ("data", "trials", "work")]
-    trainer = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, process_group=0)
-    wait_for((tmp_path / "trials").is_dir, 30)
+_SIGNAL_IN_A_FINALISER = """
+import os, signal, sys
+import trainer.__main__ as trainer
 
-    os.killpg(trainer.pid, signal.SIGTERM)
-    said, _ = trainer.communicate(timeout=30)
+class Ends:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+look = trainer._look_for_server
+def signalled(connection):
+    Ends()
+    look(connection)
+trainer._look_for_server = signalled
+sys.exit(trainer.main())
+"""
+
+
+def _trainer_without_server(tmp_path: Path, *program: str) -> list[str]:
+    command = [sys.executable, *program, "--redis", "redis://127.0.0.1:1/0", "--candidate-user=auto"]
+    return command + [f"--{name}={tmp_path / name}" for name in ("data", "trials", "work")]
+
+
+def test_a_signal_to_the_whole_group_during_the_set_up_is_a_stop_and_no_refusal(tmp_path: Path) -> None:
+    command = _trainer_without_server(tmp_path, "-m", "trainer")
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, process_group=0
+    ) as trainer:
+        try:
+            wait_for((tmp_path / "trials").is_dir, 30)
+
+            os.killpg(trainer.pid, signal.SIGTERM)
+            said, _ = trainer.communicate(timeout=30)
+        finally:
+            trainer.kill()
 
     assert trainer.returncode == 0, said
     assert "stopped before the first job" in said
+
+
+def test_a_stop_that_arrives_while_python_runs_a_finaliser_is_not_lost(tmp_path: Path) -> None:
+    command = _trainer_without_server(tmp_path, "-c", _SIGNAL_IN_A_FINALISER)
+
+    trainer = subprocess.run(
+        command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60
+    )
+
+    assert trainer.returncode == 0, trainer.stdout
+    assert "Exception ignored" in trainer.stdout
+    assert "stopped before the first job" in trainer.stdout
 
 
 def test_a_worker_writes_its_heartbeat_file_while_a_job_runs_and_its_fork_does_not(
