@@ -3700,9 +3700,16 @@ GUARDS = (
     Guard(
         "a signal in the trainer's set-up is a stop",
         "trainer/__main__.py",
-        "    signal.signal(signal.SIGTERM, signal.default_int_handler)  # until the worker has handlers of its own\n",
-        "",
+        "    for kind in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM):  # until the worker has handlers of its own\n",
+        "    for kind in ():\n",
         _WORKER + "a_signal_to_the_whole_group_during_the_set_up_is_a_stop_and_no_refusal",
+    ),
+    Guard(
+        "a signal in the trainer's set-up is repeated until it is heard",
+        "trainer/__main__.py",
+        "    signal.setitimer(signal.ITIMER_REAL, 1)\n",
+        "",
+        _WORKER + "a_stop_that_arrives_while_python_runs_a_finaliser_is_not_lost",
     ),
     Guard(
         "a request whose answer is lost was perhaps taken",
