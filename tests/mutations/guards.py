@@ -3700,8 +3700,8 @@ GUARDS = (
     Guard(
         "a signal in the trainer's set-up is a stop",
         "trainer/__main__.py",
-        "    for kind in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM):  # until the worker has handlers of its own\n",
-        "    for kind in ():\n",
+        "    for kind in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM):",
+        "    for kind in ():",
         _WORKER + "a_signal_to_the_whole_group_during_the_set_up_is_a_stop_and_no_refusal",
     ),
     Guard(
