@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
@@ -54,15 +53,6 @@ def test_hours_are_those_since_the_first_start_and_include_the_claim(scripted_ru
     assert run.ended is not None
     assert run.confirmed == run.incumbent or "goes on at the next start" in run.ended, "a busy machine may be late"
     assert f"the run has ended: {run.ended}" in scripted_run.output()
-
-
-@pytest.fixture
-def wide_run(tmp_path: Path, server: RedisServer) -> Iterator[ScriptedRun]:
-    """A run whose knobs have more values than a fast machine tries in a short run."""
-    rate = "RATE = 0.5  # means nothing; range 0.00001..1.0 log\n\nmodel ="
-    made = ScriptedRun(tmp_path, server, FILES | {"train.py": SUBJECT.replace("\nmodel =", rate)})
-    yield made
-    made.end()
 
 
 @pytest.mark.slow

@@ -322,23 +322,23 @@ def test_after_every_decision_the_backup_holds_it_and_a_wiped_run_goes_on_from_t
     ids=["no folder", "full remote"],
 )
 def test_a_backup_that_fails_is_on_status_and_ends_and_holds_nothing(
-    scripted_run: ScriptedRun,
+    wide_run: ScriptedRun,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     place: Callable[[Path], object],
     words: str,
 ) -> None:
     put_double_on_path(tmp_path, monkeypatch)
-    scripted_run.start_trainer()
-    researcher = scripted_run.start_researcher(BACKUP=place(tmp_path))
+    wide_run.start_trainer()
+    researcher = wide_run.start_researcher(BACKUP=place(tmp_path))
 
     def shown() -> str:
-        status = scripted_run.bus.doing(BACKUP)
+        status = wide_run.bus.doing(BACKUP)
         return "" if status is None else status.message
 
     wait_for(lambda: words in shown(), 60)
-    before = measured(scripted_run.journal)
-    scripted_run.wait_until(lambda history: history.measured_count() > before, "a further experiment")
+    before = measured(wide_run.journal)
+    wide_run.wait_until(lambda history: history.measured_count() > before, "a further experiment")
 
     assert "no backup is there yet; tried again after the next decision" in shown()
     assert researcher.poll() is None
