@@ -124,8 +124,8 @@ def _held(state: State) -> Manifest | None:
 def _question(wanted: Wanted) -> str:
     places = ", ".join(map(str, (wanted.repository, *wanted.readable)))
     return (
-        f"{wanted.repository / FIXED} will be run once, without a network, to give tokens and their byte lengths. "
-        f"Beside Python it may read {places}, and write nothing that stays. Run it?"
+        f"Overnight will run {wanted.repository / FIXED} once in its sandbox, to get tokens and their byte lengths. "
+        f"The script gets no network, can read only Python's own files and {places}, and leaves nothing behind. Run it?"
     )
 
 

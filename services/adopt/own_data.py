@@ -169,5 +169,5 @@ def _eval_rows(shape: Shape, profile: Profile) -> tuple[dict[str, int], tuple[st
         return {}, ()
     rows = tokens // int(shape.constants[NEEDED[0]])
     if LEAST_ROWS <= rows <= most:
-        return {"EVAL_ROWS": rows}, (f"scores {rows} rows, as its EVAL_TOKENS say",)
-    return {}, (f"scores {most} rows, and not the {rows} of its EVAL_TOKENS: its own val_bpb is of other rows",)
+        return {"EVAL_ROWS": rows}, (f"a trial scores {rows} rows, as EVAL_TOKENS of prepare.py says",)
+    return {}, (f"a trial scores {most} rows, and not the {rows} of its EVAL_TOKENS: its own val_bpb is of other rows",)

@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from researcher.files import read_text
-from researcher.repository.git_command import run_git
+from researcher.repository.git_command import git_succeeds, run_git
 from services.adopt.adopt import Init, adopt, settle_data
 from services.adopt.subject_check import ShapeRefused
 from services.adopt.task_check import NOT_THIS_RUN, committed_files, require_same_task, sound_task, task_lines
@@ -31,9 +31,25 @@ def take(state: State, options: Init, agreed: Callable[[str], bool], console: Co
     """Take a repository with an overnight.toml, or without a prepare.py, as a task, and any other as a GPT training
     script. Return what trials run on, or None if the user refused. Raises StateError or ShapeRefused."""
     repository = options.repository
+    _require_repository(repository.resolve())
     if (repository / TASK_FILE).exists() or not (repository / FIXED).exists():
         return adopt_task(state, repository, options.profile, agreed, console)
     return adopt(state, options, agreed, console)
+
+
+def _require_repository(folder: Path) -> None:
+    """Raise ShapeRefused if the folder is no git repository."""
+    if not folder.is_dir():
+        raise ShapeRefused(f"{folder} is no folder; name the folder of your repository: --subject DIR")
+    if git_succeeds(folder, "rev-parse", "--git-dir"):
+        return
+    whole = next((parent for parent in folder.parents if (parent / ".git").exists()), None)
+    if whole is not None:
+        raise ShapeRefused(
+            f"{folder} is a folder in the repository {whole}, and a run needs a whole repository; copy the folder out "
+            "of it, and run there: git init && git add . && git commit -m 'The task'"
+        )
+    raise ShapeRefused(f"{folder} is no git repository; run there: git init && git add . && git commit -m 'The task'")
 
 
 def adopt_task(
@@ -101,4 +117,7 @@ def _propose(folder: Path, agreed: Callable[[str], bool], console: Console) -> N
     console.print(f"Not sure: {', '.join(guess.unsure)}", soft_wrap=True)
     if agreed(f"Write this as {folder / TASK_FILE}?"):
         (folder / TASK_FILE).write_text(text, encoding="utf-8")
-        raise ShapeRefused(f"{TASK_FILE} is written; edit it, commit it, and repeat `overnight init`")
+        raise ShapeRefused(
+            f"{TASK_FILE} is written; check {', '.join(guess.unsure)} in it, commit it (git add {TASK_FILE} && git "
+            "commit), and repeat `overnight init`"
+        )

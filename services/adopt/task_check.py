@@ -6,7 +6,7 @@ Only the functions about committed files run git, because the container that pre
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -106,8 +106,16 @@ def task_lines(task: Task) -> tuple[str, ...]:
     return (
         f"edits {task.edit}, runs `{' '.join(task.command)}` for at most {task.seconds:g} s",
         f"{task.metric.name}: {task.metric.explained(task.degree)}",
-        f"{len(task.fixed)} pinned files, {len(task.readable)} readable paths",
+        f"measured by `{' '.join(task.score.command)}`, which alone may read {_listed(task.score.readable)}"
+        if task.score
+        else "no command measures the value: add the table [score] for that",
+        f"no candidate may change: {_listed(task.fixed)}",
+        f"candidates may read, beside the commit: {_listed(task.readable)}",
     )
+
+
+def _listed(paths: Iterable[str]) -> str:
+    return ", ".join(paths) or "nothing"
 
 
 def _hashes(files: Mapping[str, str]) -> dict[str, str]:
@@ -162,4 +170,4 @@ def _missing_packages(task: Task, files: Mapping[str, str], *, gpu: bool, contai
 def _refusal(faults: tuple[TaskFault, ...]) -> ShapeRefused:
     if len(faults) == 1:
         return ShapeRefused(str(faults[0]))
-    return ShapeRefused(f"{len(faults)} faults: " + " ".join(f"({at}) {each}." for at, each in enumerate(faults, 1)))
+    return ShapeRefused(f"{len(faults)} faults: " + "; ".join(f"({at}) {each}" for at, each in enumerate(faults, 1)))
