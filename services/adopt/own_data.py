@@ -153,7 +153,7 @@ def rows_text(manifest: Manifest) -> str:
     rows = manifest.rows
     return (
         f"{rows['train']} rows to train on, {rows['val']} to score on, {rows['heldout']} held out; "
-        f"{manifest.left_out['val']} left out that stand in others"
+        f"{manifest.left_out['val']} left out, because others hold them, too"
     )
 
 

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from researcher.files import read_text
 from researcher.repository.git_command import git_succeeds, run_git
-from services.adopt.adopt import Init, adopt, settle_data
+from services.adopt.adopt import Init, adopt, print_findings, settle_data
 from services.adopt.subject_check import ShapeRefused
 from services.adopt.task_check import NOT_THIS_RUN, committed_files, require_same_task, sound_task, task_lines
 from services.adopt.task_file import task_text
@@ -63,8 +63,7 @@ def adopt_task(
         _propose(folder, agreed, console)
         return None
     held = TaskData(sound_task(folder, partial(committed_files, folder), gpu=_on_gpu(profile)), str(folder))
-    for line in task_lines(held.task):
-        console.print(f"  {line}", soft_wrap=True, markup=False)
+    print_findings(task_lines(held.task), console)
     state.make()
     write_task_data(state.data, held)
     state.write(RunConfig(profile, None, str(folder), None, script=held.task.edit, task=held.task.to_json()))
@@ -112,8 +111,7 @@ def _propose(folder: Path, agreed: Callable[[str], bool], console: Console) -> N
         raise ShapeRefused(f"{folder} has no Python file that could be edited; write {TASK_FILE} for its task")
     text = task_text(guess.task)
     console.print(text, markup=False, highlight=False, soft_wrap=True)
-    for line in guess.found:
-        console.print(f"  {line}", soft_wrap=True, markup=False, highlight=False)
+    print_findings(guess.found, console)
     console.print(f"Not sure: {', '.join(guess.unsure)}", soft_wrap=True)
     if agreed(f"Write this as {folder / TASK_FILE}?"):
         (folder / TASK_FILE).write_text(text, encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import pty
 import subprocess
@@ -14,7 +15,7 @@ from rich.console import Console
 
 from researcher.journal.reader import JournalReader
 from researcher.journal.records import Decision
-from services.adopt.adopt import Init
+from services.adopt.adopt import Init, print_findings
 from services.adopt.subject_check import ShapeRefused
 from services.adopt.task_adoption import settle, settle_task, take
 from services.machine.state import State, StateError
@@ -146,6 +147,19 @@ def test_no_consent_at_a_terminal_writes_nothing_and_says_how_to_go_on(
     assert "Traceback" not in shown
     assert not (repository / "overnight.toml").exists()
     assert not state.root.exists()
+
+
+def test_findings_wrap_between_words_at_a_terminal_and_not_in_a_pipe() -> None:
+    line = "no candidate may change: first.py, second.py"
+    narrow = Console(width=30, record=True, force_terminal=True, file=io.StringIO())
+    pipe = Console(width=30, record=True, file=io.StringIO())
+
+    print_findings([line], narrow)
+    print_findings([line], pipe)
+
+    wrapped = [each.rstrip() for each in narrow.export_text().splitlines()]
+    assert wrapped == ["  no candidate may change:", "  first.py, second.py"]
+    assert pipe.export_text() == f"  {line}\n"
 
 
 def test_the_end_of_the_input_is_a_no(state: State, repository: Path) -> None:
