@@ -32,6 +32,8 @@ def take(state: State, options: Init, agreed: Callable[[str], bool], console: Co
     script. Return what trials run on, or None if the user refused. Raises StateError or ShapeRefused."""
     repository = options.repository
     _require_repository(repository.resolve())
+    if state.root.is_relative_to(repository.resolve()):
+        raise StateError(f"{state.root} lies in the repository, which a run never changes", "name another --state")
     if (repository / TASK_FILE).exists() or not (repository / FIXED).exists():
         return adopt_task(state, repository, options.profile, agreed, console)
     return adopt(state, options, agreed, console)
@@ -114,7 +116,12 @@ def _propose(folder: Path, agreed: Callable[[str], bool], console: Console) -> N
     print_findings(guess.found, console)
     console.print(f"Not sure: {', '.join(guess.unsure)}", soft_wrap=True)
     if agreed(f"Write this as {folder / TASK_FILE}?"):
-        (folder / TASK_FILE).write_text(text, encoding="utf-8")
+        try:
+            (folder / TASK_FILE).write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise ShapeRefused(
+                f"cannot write {TASK_FILE} into {folder}: {error.strerror}; write it yourself"
+            ) from error
         raise ShapeRefused(
             f"{TASK_FILE} is written; check {', '.join(guess.unsure)} in it, commit it (git add {TASK_FILE} && git "
             "commit), and repeat `overnight init`"

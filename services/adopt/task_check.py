@@ -19,7 +19,7 @@ from services.adopt.conditions import placed
 from services.adopt.subject_check import ShapeRefused
 from services.adopt.task_file import read_task
 from services.machine.state import StateError
-from trainer.jobs.task import PYTHON, TASK_FILE, Task, TaskFault, changes, faults_in
+from trainer.jobs.task import PYTHON, TASK_FILE, ScoreCommand, Task, TaskFault, changes, faults_in
 from trainer.sandbox.landlock import READ
 from trainer.sandbox.visible_paths import grants
 
@@ -106,12 +106,17 @@ def task_lines(task: Task) -> tuple[str, ...]:
     return (
         f"edits {task.edit}, runs `{' '.join(task.command)}` for at most {task.seconds:g} s",
         f"{task.metric.name}: {task.metric.explained(task.degree)}",
-        f"measured by `{' '.join(task.score.command)}`, which alone may read {_listed(task.score.readable)}"
-        if task.score
-        else "no command measures the value: add the table [score] for that",
+        _scored_by(task.score),
         f"no candidate may change: {_listed(task.fixed)}",
         f"candidates may read, beside the commit: {_listed(task.readable)}",
     )
+
+
+def _scored_by(score: ScoreCommand | None) -> str:
+    if score is None:
+        return "no command measures the value; a table [score] would name one"
+    hidden = f", which alone may read {_listed(score.readable)}" if score.readable else ""
+    return f"measured by `{' '.join(score.command)}`{hidden}"
 
 
 def _listed(paths: Iterable[str]) -> str:

@@ -149,6 +149,22 @@ def test_no_consent_at_a_terminal_writes_nothing_and_says_how_to_go_on(
     assert not state.root.exists()
 
 
+@pytest.mark.parametrize("place", [".", "runs/first"])
+def test_a_state_in_the_repository_is_refused(repository: Path, place: str) -> None:
+    write_task(repository, task_file())
+
+    with pytest.raises(StateError, match="lies in the repository, which a run never changes; name another --state"):
+        init(State((repository / place).resolve()), repository)
+    assert not (repository / "journal").exists()
+
+
+def test_a_proposal_that_cannot_be_written_is_told(state: State, repository: Path) -> None:
+    (repository / "overnight.toml").symlink_to("nowhere/overnight.toml")
+
+    with pytest.raises(ShapeRefused, match=r"cannot write overnight.toml into .*: No such file or directory"):
+        init(state, repository)
+
+
 def test_findings_wrap_between_words_at_a_terminal_and_not_in_a_pipe() -> None:
     line = "no candidate may change: first.py, second.py"
     narrow = Console(width=30, record=True, force_terminal=True, file=io.StringIO())
