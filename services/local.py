@@ -48,7 +48,7 @@ from services.machine.runs import (
     tag_of_another,
 )
 from services.machine.state import RunConfig, RunSettings, State
-from services.machine.subject import repository_of, settle_subject
+from services.machine.subject import repository_of, require_taken, settle_subject
 from services.machine.supervisor import Child, ChildStatus, ProcessSupervisor
 from services.redis import acl
 from services.redis.server import RedisServer, start_server
@@ -146,6 +146,8 @@ def _set_up_and_run(state: State, options: RunOptions, console: Console) -> int:
         for change in settings.changes:
             console.print(change, soft_wrap=True)
         warn_if_missing(settings.values, choices.profile, console)
+        if not state.has_begun:
+            require_taken(state.user_repository(choices), choices, state.root)
         settle_subject(state, state.user_repository(choices), profile, choices.script)
         require_gpu(profile, os.environ)
         if profile.device == "cuda" and choices.task is None and not options.skip_gpu_check:
@@ -200,6 +202,7 @@ def _begin_another(
     console: Console,
 ) -> None:
     """Make room for another run, whose data are there. Its settings are written at once."""
+    require_taken(state.user_repository(choices), choices, state.root)
     settle(state, choices, console, begins=True)
     if options.replace is Replace.DELETE:
         delete(state)

@@ -71,7 +71,7 @@ def until_of(text: str | None) -> str | None:
 @app.command(
     rich_help_panel=START,
     epilog="Examples: overnight run --experiments 12 · overnight run --until 07:00 · "
-    "overnight run --subject DIR --hours 8 · overnight run --price-per-hour 2 --max-cost 10 · overnight run --new",
+    "overnight run --hours 8 --then poweroff · overnight run --price-per-hour 2 --max-cost 10 · overnight run --new",
 )
 def run(
     state: StateOption = None,
@@ -84,7 +84,7 @@ def run(
     budget: Annotated[float | None, _option("BUDGET", MATERIAL, min=0.1)] = None,
     subject: Annotated[
         Path | None,
-        typer.Option(help="Your own git repository with train.py and prepare.py.", rich_help_panel=MATERIAL),
+        typer.Option(help="Your own git repository, which `overnight init` has taken.", rich_help_panel=MATERIAL),
     ] = None,
     text: Annotated[
         Path | None,
@@ -223,19 +223,23 @@ def _agrees(question: str) -> bool:
 
 @app.command(rich_help_panel=START, epilog="Example: overnight init --subject DIR")
 def init(
-    subject: Annotated[Path, typer.Option(help="Your own git repository: with train.py and prepare.py, or any task.")],
+    subject: Annotated[Path, typer.Option(help="The folder of your own git repository.")],
     yes: Annotated[
-        bool, typer.Option("--yes", help="Do not ask: run its prepare.py, or write the proposed overnight.toml.")
+        bool, typer.Option("--yes", help="Do not ask: run prepare.py, or write the proposed overnight.toml.")
     ] = False,
     profile: ProfileOption = None,
-    budget: Annotated[float | None, typer.Option(min=0.1, help="Seconds of training; else its TIME_BUDGET.")] = None,
-    train_rows: Annotated[int | None, typer.Option(min=1, help="Most rows to train on; else 1 GiB of tokens.")] = None,
-    read: Annotated[list[Path] | None, typer.Option(help="Another folder that its prepare.py may read.")] = None,
-    train: Annotated[str, typer.Option(metavar="NAME", help="The name of its train.py.")] = "train.py",
+    budget: Annotated[
+        float | None, typer.Option(min=0.1, help="Seconds of training. Default: TIME_BUDGET of prepare.py.")
+    ] = None,
+    train_rows: Annotated[
+        int | None, typer.Option(min=1, help="Limit of the rows to train on. Default: 1 GiB of tokens.")
+    ] = None,
+    read: Annotated[list[Path] | None, typer.Option(help="Another folder that prepare.py may read.")] = None,
+    train: Annotated[str, typer.Option(metavar="NAME", help="The name of your training script.")] = "train.py",
     state: StateOption = None,
 ) -> None:
-    """Prepare a repository of your own for runs: read its overnight.toml, or propose one; or, with a prepare.py, run
-    that once in the sandbox."""
+    """Prepare a repository of your own for runs. With an overnight.toml, check that file. With a prepare.py, run that
+    once in the sandbox. With neither, propose an overnight.toml."""
     from services.adopt.adopt import Init  # noqa: PLC0415 - imports numpy
     from services.adopt.task_adoption import take  # noqa: PLC0415 - likewise
 

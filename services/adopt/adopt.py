@@ -8,11 +8,13 @@ consent, and nothing is ever written to the repository.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
+from rich.padding import Padding
+from rich.text import Text
 
 from researcher.journal.database import WriterLock
 from researcher.repository.repository import EDITABLE, Workspace
@@ -50,8 +52,7 @@ def adopt(state: State, options: Init, agreed: Callable[[str], bool], console: C
     repository = Repository(_files(folder, options.script), folder, options.script, options.readable)
     profile = profile_named(options.profile)
     plan = Plan.read(repository, profile, _surroundings(folder, profile), options.train_rows)
-    for line in plan.found:
-        console.print(f"  {line}", soft_wrap=True)
+    print_findings(plan.found, console)
     budget = options.budget or plan.seconds
     choices = RunConfig(options.profile, budget, str(folder), None, script=options.script)
     held = _held(state)
@@ -62,6 +63,15 @@ def adopt(state: State, options: Init, agreed: Callable[[str], bool], console: C
     if not agreed(_question(plan.wanted)):
         return None
     return _take_over(state, plan, choices, console)
+
+
+def print_findings(lines: Iterable[str], console: Console) -> None:
+    """Print each line with an indent: wrapped between words at a terminal, and whole in a pipe."""
+    for line in lines:
+        if console.is_terminal:
+            console.print(Padding.indent(Text(line), 2))
+        else:
+            console.print(f"  {line}", soft_wrap=True, markup=False, highlight=False)
 
 
 def _surroundings(repository: Path, profile: Profile) -> Surroundings:
@@ -124,8 +134,8 @@ def _held(state: State) -> Manifest | None:
 def _question(wanted: Wanted) -> str:
     places = ", ".join(map(str, (wanted.repository, *wanted.readable)))
     return (
-        f"{wanted.repository / FIXED} will be run once, without a network, to give tokens and their byte lengths. "
-        f"Beside Python it may read {places}, and write nothing that stays. Run it?"
+        f"Overnight will run {wanted.repository / FIXED} once in its sandbox, to get tokens and their byte lengths. "
+        f"The script gets no network, can read only Python's own files and {places}, and leaves nothing behind. Run it?"
     )
 
 
@@ -141,5 +151,6 @@ def _take_over(state: State, plan: Plan, choices: RunConfig, console: Console) -
         )
     finally:
         lock.release()
-    console.print(f"{rows_text(manifest)}. Next: overnight run --state {state.root}", soft_wrap=True)
+    console.print(rows_text(manifest), soft_wrap=True)
+    console.print(f"Next: overnight run --state {state.root}", soft_wrap=True)
     return manifest

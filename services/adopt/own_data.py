@@ -153,7 +153,7 @@ def rows_text(manifest: Manifest) -> str:
     rows = manifest.rows
     return (
         f"{rows['train']} rows to train on, {rows['val']} to score on, {rows['heldout']} held out; "
-        f"{manifest.left_out['val']} left out that stand in others"
+        f"{manifest.left_out['val']} left out, because others hold them, too"
     )
 
 
@@ -169,5 +169,5 @@ def _eval_rows(shape: Shape, profile: Profile) -> tuple[dict[str, int], tuple[st
         return {}, ()
     rows = tokens // int(shape.constants[NEEDED[0]])
     if LEAST_ROWS <= rows <= most:
-        return {"EVAL_ROWS": rows}, (f"scores {rows} rows, as its EVAL_TOKENS say",)
-    return {}, (f"scores {most} rows, and not the {rows} of its EVAL_TOKENS: its own val_bpb is of other rows",)
+        return {"EVAL_ROWS": rows}, (f"a trial scores {rows} rows, as EVAL_TOKENS of prepare.py says",)
+    return {}, (f"a trial scores {most} rows, and not the {rows} of its EVAL_TOKENS: its own val_bpb is of other rows",)

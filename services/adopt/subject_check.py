@@ -276,20 +276,24 @@ def _findings(script: _Script, constants: Mapping[str, Value], prepare: ast.Modu
     train, tree = script.source, script.tree
     calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
     texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
-    yield f"takes from prepare.py: {', '.join(sorted(script.used))}"
+    yield f"{script.name} takes from prepare.py: {', '.join(sorted(script.used))}"
     seeds = {name.split(".")[-1] for name in calls} & _SEEDS
-    yield "sets a seed of its own: every trial's seed is imposed in its place" if seeds else "sets no seed"
-    yield f"times itself by the wall: {constants['TIME_BUDGET']:g} s, {_uncounted(uncounted_steps(tree))}"
+    yield (
+        f"{script.name} sets a seed of its own; each trial sets another seed in its place"
+        if seeds
+        else f"{script.name} sets no seed; each trial sets one"
+    )
+    yield f"a trial trains for {constants['TIME_BUDGET']:g} s by the wall clock, {_uncounted(uncounted_steps(tree))}"
     yield from _of_the_model(script, calls)
     if not any("val_bpb:" in text for text in texts):
-        yield "prints no line `val_bpb:`; the trainer's own score counts in any case"
+        yield f"{script.name} prints no line `val_bpb:`; only the trainer's own score counts in any case"
     parameters = loader_parameters(prepare)
     if ignored := sorted(
         {name for call in script.calls("make_dataloader") for name in _arguments(call, parameters)} & {*IGNORED}
     ):
         yield f"make_dataloader's {', '.join(ignored)} change nothing in a trial, whose rows are packed already"
     if read := variables_read(tree):
-        yield f"reads {', '.join(sorted(read))} from the environment, which a trial does not have: its defaults count"
+        yield f"{script.name} reads {', '.join(sorted(read))} from the environment; trials use its defaults"
     knobs = read_knobs(train)
     ranged = [f"{name} {knob.range}" for name, knob in knobs.items() if knob.range is not None]
     yield f"knobs: {', '.join(knobs) or 'none'}"
@@ -302,7 +306,7 @@ def _findings(script: _Script, constants: Mapping[str, Value], prepare: ast.Modu
         )
     )
     yield from (f"the optimiser does not move {name}: {fault}" for name, fault in range_faults(train).items())
-    yield "trust: a score that may be kept is asked again, in its own and in a fresh process, for a look ahead"
+    yield "a score counts only if a second process with the same weights shows that the model does not look ahead"
 
 
 def _of_the_model(script: _Script, calls: set[str]) -> Iterator[str]:

@@ -13,8 +13,8 @@ from pathlib import Path
 from rich.console import Console
 
 from researcher.files import read_text
-from researcher.repository.git_command import run_git
-from services.adopt.adopt import Init, adopt, settle_data
+from researcher.repository.git_command import git_succeeds, run_git
+from services.adopt.adopt import Init, adopt, print_findings, settle_data
 from services.adopt.subject_check import ShapeRefused
 from services.adopt.task_check import NOT_THIS_RUN, committed_files, require_same_task, sound_task, task_lines
 from services.adopt.task_file import task_text
@@ -31,9 +31,27 @@ def take(state: State, options: Init, agreed: Callable[[str], bool], console: Co
     """Take a repository with an overnight.toml, or without a prepare.py, as a task, and any other as a GPT training
     script. Return what trials run on, or None if the user refused. Raises StateError or ShapeRefused."""
     repository = options.repository
+    _require_repository(repository.resolve())
+    if state.root.is_relative_to(repository.resolve()):
+        raise StateError(f"{state.root} lies in the repository, which a run never changes", "name another --state")
     if (repository / TASK_FILE).exists() or not (repository / FIXED).exists():
         return adopt_task(state, repository, options.profile, agreed, console)
     return adopt(state, options, agreed, console)
+
+
+def _require_repository(folder: Path) -> None:
+    """Raise ShapeRefused if the folder is no git repository."""
+    if not folder.is_dir():
+        raise ShapeRefused(f"{folder} is no folder; name the folder of your repository: --subject DIR")
+    if git_succeeds(folder, "rev-parse", "--git-dir"):
+        return
+    whole = next((parent for parent in folder.parents if (parent / ".git").exists()), None)
+    if whole is not None:
+        raise ShapeRefused(
+            f"{folder} is a folder in the repository {whole}, and a run needs a whole repository; copy the folder out "
+            "of it, and run there: git init && git add . && git commit -m 'The task'"
+        )
+    raise ShapeRefused(f"{folder} is no git repository; run there: git init && git add . && git commit -m 'The task'")
 
 
 def adopt_task(
@@ -47,8 +65,7 @@ def adopt_task(
         _propose(folder, agreed, console)
         return None
     held = TaskData(sound_task(folder, partial(committed_files, folder), gpu=_on_gpu(profile)), str(folder))
-    for line in task_lines(held.task):
-        console.print(f"  {line}", soft_wrap=True, markup=False)
+    print_findings(task_lines(held.task), console)
     state.make()
     write_task_data(state.data, held)
     state.write(RunConfig(profile, None, str(folder), None, script=held.task.edit, task=held.task.to_json()))
@@ -96,9 +113,16 @@ def _propose(folder: Path, agreed: Callable[[str], bool], console: Console) -> N
         raise ShapeRefused(f"{folder} has no Python file that could be edited; write {TASK_FILE} for its task")
     text = task_text(guess.task)
     console.print(text, markup=False, highlight=False, soft_wrap=True)
-    for line in guess.found:
-        console.print(f"  {line}", soft_wrap=True, markup=False, highlight=False)
+    print_findings(guess.found, console)
     console.print(f"Not sure: {', '.join(guess.unsure)}", soft_wrap=True)
     if agreed(f"Write this as {folder / TASK_FILE}?"):
-        (folder / TASK_FILE).write_text(text, encoding="utf-8")
-        raise ShapeRefused(f"{TASK_FILE} is written; edit it, commit it, and repeat `overnight init`")
+        try:
+            (folder / TASK_FILE).write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise ShapeRefused(
+                f"cannot write {TASK_FILE} into {folder}: {error.strerror}; write it yourself"
+            ) from error
+        raise ShapeRefused(
+            f"{TASK_FILE} is written; check {', '.join(guess.unsure)} in it, commit it (git add {TASK_FILE} && git "
+            "commit), and repeat `overnight init`"
+        )

@@ -6,7 +6,7 @@ Only the functions about committed files run git, because the container that pre
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -19,7 +19,7 @@ from services.adopt.conditions import placed
 from services.adopt.subject_check import ShapeRefused
 from services.adopt.task_file import read_task
 from services.machine.state import StateError
-from trainer.jobs.task import PYTHON, TASK_FILE, Task, TaskFault, changes, faults_in
+from trainer.jobs.task import PYTHON, TASK_FILE, ScoreCommand, Task, TaskFault, changes, faults_in
 from trainer.sandbox.landlock import READ
 from trainer.sandbox.visible_paths import grants
 
@@ -106,8 +106,21 @@ def task_lines(task: Task) -> tuple[str, ...]:
     return (
         f"edits {task.edit}, runs `{' '.join(task.command)}` for at most {task.seconds:g} s",
         f"{task.metric.name}: {task.metric.explained(task.degree)}",
-        f"{len(task.fixed)} pinned files, {len(task.readable)} readable paths",
+        _scored_by(task.score),
+        f"no candidate may change: {_listed(task.fixed)}",
+        f"candidates may read, beside the commit: {_listed(task.readable)}",
     )
+
+
+def _scored_by(score: ScoreCommand | None) -> str:
+    if score is None:
+        return "no command measures the value; a table [score] would name one"
+    hidden = f", which alone may read {_listed(score.readable)}" if score.readable else ""
+    return f"measured by `{' '.join(score.command)}`{hidden}"
+
+
+def _listed(paths: Iterable[str]) -> str:
+    return ", ".join(paths) or "nothing"
 
 
 def _hashes(files: Mapping[str, str]) -> dict[str, str]:
@@ -162,4 +175,4 @@ def _missing_packages(task: Task, files: Mapping[str, str], *, gpu: bool, contai
 def _refusal(faults: tuple[TaskFault, ...]) -> ShapeRefused:
     if len(faults) == 1:
         return ShapeRefused(str(faults[0]))
-    return ShapeRefused(f"{len(faults)} faults: " + " ".join(f"({at}) {each}." for at, each in enumerate(faults, 1)))
+    return ShapeRefused(f"{len(faults)} faults: " + "; ".join(f"({at}) {each}" for at, each in enumerate(faults, 1)))

@@ -59,10 +59,10 @@ def _fault(error: ErrorDetails) -> TaskFault:
 
 _MEANINGS = {
     "edit": "the file that candidates may change",
-    "command": "the command of a trial, as a list of words; `python` is the interpreter of the trial",
+    "command": "the command of a trial, word by word; `python` is the interpreter of the trial",
     "seconds": "the wall seconds of one trial",
     "seed": "the argument (`--seed`) or the variable (`SEED`) that carries the seed",
-    "sigma_floor": "the least standard deviation over seeds that counts: half of the least gain of interest",
+    "sigma_floor": "half of the smallest gain that matters; decisions assume at least this noise",
     "readable": "files and folders outside of the commit that the command may read",
     "metric": "the table of the metric",
     "metric.name": "the name in the line `name: number` of the output",
@@ -83,7 +83,7 @@ def task_text(task: Task) -> str:
         *_lines("", sigma_floor=task.sigma_floor, readable=task.readable),
         "\n[metric]",
         *_lines("metric.", name=task.metric.name, direction=task.metric.direction.value, unit=task.metric.unit),
-        f"\n[fixed]  # {_MEANINGS['fixed']}",
+        f"\n# {_MEANINGS['fixed']}\n[fixed]",
         *(f"{_text(path)} = {_text(digest)}" for path, digest in task.fixed.items()),
         *([] if task.score is None else _score_lines(task.score)),
     ]
@@ -91,12 +91,12 @@ def task_text(task: Task) -> str:
 
 
 def _score_lines(score: ScoreCommand) -> list[str]:
-    head = f"\n[score]  # {_MEANINGS['score']}"
+    head = f"\n# {_MEANINGS['score']}\n[score]"
     return [head, *_lines("score.", command=score.command, output=score.output, readable=score.readable)]
 
 
 def _lines(prefix: str, **values: str | float | Sequence[str]) -> list[str]:
-    return [f"{key} = {_value(value)}  # {_MEANINGS[prefix + key]}" for key, value in values.items()]
+    return [f"# {_MEANINGS[prefix + key]}\n{key} = {_value(value)}" for key, value in values.items()]
 
 
 def _value(value: str | float | Sequence[str]) -> str:

@@ -77,7 +77,11 @@ def guessed_task(files: Mapping[str, str], folders: tuple[str, ...] = ()) -> Tas
     )
     guesses = {"edit": edit, "metric.name": metric, "metric.direction": direction, "seconds": seconds, "seed": seed}
     found = [f"{key} = {guess.value}: {guess.reason}" for key, guess in guesses.items()]
-    found.append(f"score: {'the command prints its own metric' if score is None else f'{scorer} scores {OUTPUT}/'}")
+    found.append(
+        "score: none, so the value is claimed: the command itself prints it"
+        if score is None
+        else f"score: {scorer} measures the files that the command leaves in {OUTPUT}/"
+    )
     unsure = [key for key, guess in guesses.items() if not guess.sure]
     return TaskGuess(task, tuple(found), (*unsure, "sigma_floor"))
 

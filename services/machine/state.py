@@ -288,10 +288,13 @@ class State:
     def make(self) -> None:
         """Create the folders. A candidate of another user may pass through the root, and cannot read the journal.
 
-        An earlier run that was copied out of its state gets data of its own.
+        An earlier run that was copied out of its state gets data of its own. Raises StateError if no root can be made.
         """
         if not self.root.exists():
-            self.root.mkdir(parents=True)
+            try:
+                self.root.mkdir(parents=True)
+            except OSError as error:
+                raise StateError(f"{self.root} cannot be made: {error.strerror}", "name another --state") from error
             self.root.chmod(0o711)
         if (self.root / DATA).is_symlink() and not (self.root / DATA).exists():
             (self.root / DATA).unlink()

@@ -46,9 +46,7 @@ def has_own_prepare(repository: Path) -> bool:
 
 def require_its_data(repository: Path | None, choices: RunConfig) -> None:
     """Raise SubjectError if a repository has a prepare.py or a task of its own, and the data are Overnight's."""
-    if repository is None or choices.constants is not None or choices.task is not None:
-        return
-    own = next((name for name in (TASK_FILE, FIXED) if _is_own(repository, name)), None)
+    own = _untaken(repository, choices)
     if own is not None:
         raise SubjectError(
             f"{own} of {repository} names data of its own, and these are Overnight's, because the container that "
@@ -57,8 +55,22 @@ def require_its_data(repository: Path | None, choices: RunConfig) -> None:
         )
 
 
-def _is_own(repository: Path, name: str) -> bool:
-    return has_own_prepare(repository) if name == FIXED else (repository / name).is_file()
+def require_taken(repository: Path | None, choices: RunConfig, state: Path) -> None:
+    """Raise SubjectError if a repository has a prepare.py or a task of its own that no `overnight init` has taken."""
+    if (own := _untaken(repository, choices)) is not None:
+        raise SubjectError(
+            f"{repository} has its own {own}, and `overnight init` has not read it yet; next: "
+            f"overnight init --subject {repository} --state {state}"
+        )
+
+
+def _untaken(repository: Path | None, choices: RunConfig) -> str | None:
+    """Return the name of the file in a repository that names data of its own, or None if the run has these data."""
+    if repository is None or choices.constants is not None or choices.task is not None:
+        return None
+    if (repository / TASK_FILE).is_file():
+        return TASK_FILE
+    return FIXED if has_own_prepare(repository) else None
 
 
 def repository_of(state: State) -> Path:

@@ -1149,6 +1149,13 @@ GUARDS = (
         "services/adopt/test_in_containers.py::test_a_prepare_of_ones_own_that_gave_no_data_is_refused",
     ),
     Guard(
+        "a repository with data of its own begins no run before `overnight init` has taken it",
+        "services/machine/subject.py",
+        "    if (own := _untaken(repository, choices)) is not None:",
+        "    if False:",
+        "services/adopt/test_in_containers.py::test_a_repository_that_init_has_not_taken_begins_no_run",
+    ),
+    Guard(
         "a function that reads files has no stand-in",
         "services/adopt/stand_in.py",
         "any(word in ast.unparse(defining[0]) for word in _READS)",

@@ -97,6 +97,16 @@ def test_a_dirty_subject_is_refused_before_anything_takes_time_and_stays_as_it_i
     assert not (tmp_path / "state" / "data").exists()
 
 
+@pytest.mark.parametrize("name", ["prepare.py", "overnight.toml"])
+def test_a_repository_with_data_of_its_own_is_refused_until_it_is_taken(tmp_path: Path, name: str) -> None:
+    create_repository(tmp_path / "mine", {"train.py": "A = 1\n", name: "B = 1\n"}, "mine")
+
+    done = overnight("run", "--profile", "cpu", "--subject", str(tmp_path / "mine"), state=tmp_path / "state")
+
+    refused(done, f"its own {name}", f"overnight init --subject {tmp_path / 'mine'} --state {tmp_path / 'state'}")
+    assert not (tmp_path / "state" / "data").exists()
+
+
 def test_a_state_keeps_its_profile_and_says_so(tmp_path: Path) -> None:
     state = State(tmp_path / "state")
     state.resolve(profile="cpu", detect=lambda: "cpu")

@@ -173,7 +173,7 @@ def _faults_of_values(task: Task) -> Iterator[TaskFault]:
         )
     for path, digest in task.fixed.items():
         if not _SHA256.fullmatch(digest):
-            yield TaskFault("fixed", f"{path} has no sha256", "let `overnight init` write it")
+            yield TaskFault("fixed", f"{path} has no sha256", f"write what `sha256sum {path}` prints")
     name = task.metric.name
     if not _METRIC_NAME.fullmatch(name):
         yield TaskFault("metric.name", f"{name!r} cannot be found in output", "use letters, digits and . _ @ / -")
@@ -228,9 +228,8 @@ def _faults_of_files(task: Task, hashes: Mapping[str, str]) -> Iterator[TaskFaul
         if path not in hashes:
             yield TaskFault("fixed", f"{path} is no committed Python file", "name one, and data in `readable`")
         elif hashes[path] != digest:
-            yield TaskFault(
-                "fixed", f"{path} has changed since it was pinned", "restore it, or let `overnight init` pin it again"
-            )
+            step = f"restore it, or pin it again: {path} = {hashes[path]}"
+            yield TaskFault("fixed", f"{path} has changed since it was pinned", step)
     if task.score is None:
         return
     for word in task.score.command:

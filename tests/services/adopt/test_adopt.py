@@ -50,10 +50,10 @@ def test_unedited_script_of_the_known_shape_is_told_what_it_is(tmp_path: Path) -
     told = "\n".join(shape.found)
     for words in (
         "a seed of its own",
-        "2 s, after its first 11 steps",
+        "for 2 s by the wall clock, after its first 11 steps",
         "compiled",
         "MATRIX_LR 0.001..0.1 log",
-        "trust: ",
+        "a second process with the same weights",
     ):
         assert words in told
 
@@ -212,7 +212,7 @@ def test_without_a_yes_nothing_is_written_and_the_question_names_what_may_be_rea
     assert not own.init(agrees=False)
 
     assert not own.state.root.exists()
-    assert f"may read {own.repository}, {home / '.cache' / 'own-subject'}, and" in own.asked[0]
+    assert f"files and {own.repository}, {home / '.cache' / 'own-subject'}, and" in own.asked[0]
 
 
 def test_uncommitted_changes_and_a_run_that_has_begun_are_refused_before_anything_runs(own: Own) -> None:
@@ -272,7 +272,7 @@ def test_the_scripts_own_uncounted_steps_are_told_and_taken(own: Own) -> None:
     choices = own.state.choices()
     assert choices is not None
     assert choices.trial_profile().budget.warmup_steps == 1
-    assert "2 s, after its first step" in own.said.getvalue()
+    assert "for 2 s by the wall clock, after its first step" in own.said.getvalue()
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from researcher.errors import SubjectError
 from services.adopt.own_data import OtherData
 from services.adopt.subject_check import ShapeRefused
 from services.machine.state import RunConfig, State
-from services.machine.subject import has_own_prepare, render_subject, require_its_data
+from services.machine.subject import has_own_prepare, render_subject, require_its_data, require_taken
 from services.trainer.prepare import home_of, python_files, take_over
 from tests import ROOT
 from tests.services.adopt.test_adopt import FILES, home, needs_landlock
@@ -57,6 +57,20 @@ def test_a_prepare_of_ones_own_that_gave_no_data_is_refused(folder: Path, tmp_pa
 
     with pytest.raises(SubjectError, match=re.escape("`chmod -R o+rX`")):
         require_its_data(folder, ours)
+
+
+def test_a_repository_that_init_has_not_taken_begins_no_run(folder: Path, tmp_path: Path) -> None:
+    ours = RunConfig("cpu", None, "subject", None)
+    require_taken(folder, replace(ours, constants={"MAX_SEQ_LEN": 256}), tmp_path)
+    require_taken(None, ours, tmp_path)
+
+    with pytest.raises(
+        SubjectError, match=f"its own prepare.py.*overnight init --subject {folder} --state {tmp_path}$"
+    ):
+        require_taken(folder, ours, tmp_path)
+    (folder / "overnight.toml").touch()
+    with pytest.raises(SubjectError, match=r"its own overnight\.toml"):
+        require_taken(folder, ours, tmp_path)
 
 
 @pytest.mark.parametrize(

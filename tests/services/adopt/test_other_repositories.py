@@ -248,7 +248,7 @@ def test_parts_of_a_port_are_told(tmp_path: Path) -> None:
     assert shape.helpers.names == {"DEVICE", "get_device", "parameters_m"}
     told = "\n".join(shape.found)
     assert re.search(r"the model is `run\.network` \(line \d+\), not compiled", told)
-    assert "reads BATCH from the environment, which a trial does not have" in told
+    assert "reads BATCH from the environment; trials use its defaults" in told
 
 
 @pytest.mark.parametrize(
@@ -325,7 +325,7 @@ def test_port_with_functions_devices_and_a_cache_of_its_own_is_measured_unedited
     assert result.outcome is Outcome.OK, result.reason
     assert result.probes["change"] < 1e-3, "a replica found the model in the function"
     assert result.params_m is not None
-    assert "scores 64 rows, as its EVAL_TOKENS say" in own.said.getvalue()
+    assert "a trial scores 64 rows, as EVAL_TOKENS of prepare.py says" in own.said.getvalue()
     choices = own.state.choices()
     assert choices is not None
     assert choices.trial_profile().budget.eval_rows == 64

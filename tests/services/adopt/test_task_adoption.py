@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import pty
 import subprocess
@@ -14,7 +15,7 @@ from rich.console import Console
 
 from researcher.journal.reader import JournalReader
 from researcher.journal.records import Decision
-from services.adopt.adopt import Init
+from services.adopt.adopt import Init, print_findings
 from services.adopt.subject_check import ShapeRefused
 from services.adopt.task_adoption import settle, settle_task, take
 from services.machine.state import State, StateError
@@ -87,7 +88,7 @@ def test_a_task_becomes_the_choices_of_the_state(state: State, repository: Path)
 
     assert held is not None
     assert held == read_task_data(state.data)
-    assert "cost: lower is better, claimed by the script" in shown
+    assert "cost: lower is better, claimed by the script\n  no command measures the value" in shown
     choices = state.resolve(detect=lambda: "12gb")
     profile = choices.trial_profile()
     assert (choices.profile, choices.script, choices.subject) == ("cpu", "solve.py", str(repository.resolve()))
@@ -101,7 +102,7 @@ def test_a_proposal_is_written_only_with_consent(state: State, repository: Path)
     assert "Not sure: seconds, sigma_floor" in shown
     assert not (repository / "overnight.toml").exists()
 
-    with pytest.raises(ShapeRefused, match=r"is written; edit it, commit it"):
+    with pytest.raises(ShapeRefused, match=r"is written; check seconds, sigma_floor in it, commit it"):
         init(state, repository)
     commit(repository)
     held, shown = init(state, repository)
@@ -109,6 +110,30 @@ def test_a_proposal_is_written_only_with_consent(state: State, repository: Path)
     assert held.task.score is not None
     assert held.task.score.readable == ("hidden",)
     assert "cost: lower is better\n" in shown
+    assert "measured by `python score.py`, which alone may read hidden\n" in shown
+
+
+@pytest.mark.parametrize("files", [{}, {"solve.py": SOLVE}, {"prepare.py": "A = 1\n", "train.py": SOLVE}])
+def test_a_folder_without_a_repository_of_its_own_is_refused_with_the_commands_that_make_one(
+    state: State, repository: Path, files: dict[str, str]
+) -> None:
+    elsewhere = [repository.parent / "plain", repository / "part"]
+    for folder in elsewhere:
+        folder.mkdir()
+        for name, text in files.items():
+            (folder / name).write_text(text)
+
+    for folder, words in zip(
+        elsewhere, ["is no git repository", f"is a folder in the repository {repository}"], strict=True
+    ):
+        with pytest.raises(ShapeRefused, match=f"{folder} {words}.*git init && git add"):
+            init(state, folder)
+
+
+@pytest.mark.parametrize("name", ["nowhere", "solve.py"])
+def test_a_subject_that_is_no_folder_is_refused(state: State, repository: Path, name: str) -> None:
+    with pytest.raises(ShapeRefused, match=f"{name} is no folder; name the folder of your repository"):
+        init(state, repository / name)
 
 
 @pytest.mark.parametrize("answer", ["\x03", "\x04", "perhaps\nn\n"], ids=["ctrl-c", "ctrl-d", "nonsense-and-no"])
@@ -122,6 +147,35 @@ def test_no_consent_at_a_terminal_writes_nothing_and_says_how_to_go_on(
     assert "Traceback" not in shown
     assert not (repository / "overnight.toml").exists()
     assert not state.root.exists()
+
+
+@pytest.mark.parametrize("place", [".", "runs/first"])
+def test_a_state_in_the_repository_is_refused(repository: Path, place: str) -> None:
+    write_task(repository, task_file())
+
+    with pytest.raises(StateError, match="lies in the repository, which a run never changes; name another --state"):
+        init(State((repository / place).resolve()), repository)
+    assert not (repository / "journal").exists()
+
+
+def test_a_proposal_that_cannot_be_written_is_told(state: State, repository: Path) -> None:
+    (repository / "overnight.toml").symlink_to("nowhere/overnight.toml")
+
+    with pytest.raises(ShapeRefused, match=r"cannot write overnight.toml into .*: No such file or directory"):
+        init(state, repository)
+
+
+def test_findings_wrap_between_words_at_a_terminal_and_not_in_a_pipe() -> None:
+    line = "no candidate may change: first.py, second.py"
+    narrow = Console(width=30, record=True, force_terminal=True, file=io.StringIO())
+    pipe = Console(width=30, record=True, file=io.StringIO())
+
+    print_findings([line], narrow)
+    print_findings([line], pipe)
+
+    wrapped = [each.rstrip() for each in narrow.export_text().splitlines()]
+    assert wrapped == ["  no candidate may change:", "  first.py, second.py"]
+    assert pipe.export_text() == f"  {line}\n"
 
 
 def test_the_end_of_the_input_is_a_no(state: State, repository: Path) -> None:
@@ -233,7 +287,9 @@ def test_a_start_refuses_another_task_and_another_pinned_file(state: State, repo
     write_task(repository, task_file())
     (repository / "score.py").write_text("print('cost: 0')\n")
     commit(repository)
-    with pytest.raises(ShapeRefused, match=r"score.py has changed since it was pinned"):
+    with pytest.raises(
+        ShapeRefused, match=r"has changed since it was pinned; restore it, or pin it again: score.py = [0-9a-f]{64}$"
+    ):
         settle_task(state, choices, begins=True)
 
 

@@ -45,6 +45,7 @@ def test_a_scorer_and_hidden_data_make_the_guess_a_measured_task() -> None:
     assert task.score is not None
     assert (task.score.command, task.score.readable) == (("python", "score.py"), ("hidden",))
     assert read_task(task_text(task)) == task
+    assert max(len(line) for line in task_text(task).splitlines() if line.startswith("#")) <= 80
 
 
 def test_folders_that_the_scripts_read_are_guessed_before_they_are_there() -> None:

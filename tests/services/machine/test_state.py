@@ -74,6 +74,13 @@ def test_a_start_continues_with_the_settings_of_the_one_before_and_says_what_cha
     assert (settings.values, list(settings.changes)) == (after, changed)
 
 
+def test_a_place_where_no_folder_can_be_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    with pytest.raises(StateError, match="cannot be made: Not a directory; name another --state"):
+        State(tmp_path / "file" / "state").make()
+
+
 def test_the_first_start_changes_nothing_and_damaged_settings_are_named(tmp_path: Path) -> None:
     state = State(tmp_path / "state")
 
