@@ -200,6 +200,7 @@ _PLACE = r"(/|\./|\.\./|~/)[^:$\n]*"  # Compose takes any other text for a volum
 _ABOVE_ZERO = Field(gt=0, allow_inf_nan=False)
 
 Count = Annotated[int, Field(ge=1), Written(_WHOLE, "a whole number of at least 1", "100")]
+Port = Annotated[int, Field(ge=0, le=65535), Written(r"\d{1,5}", "a port from 0 to 65535", "8643")]
 Mib = Annotated[int, Field(gt=0), Written(_WHOLE, "a whole number of MiB", "12288")]
 ContextTokens = Annotated[int, Field(ge=2048), Written(_WHOLE, "a whole number of tokens, at least 2048", "16384")]
 AnswerTokens = Annotated[int, Field(ge=256), Written(_WHOLE, "a whole number of tokens, at least 256", "4096")]

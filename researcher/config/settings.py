@@ -33,6 +33,7 @@ from researcher.config.setting import (
     OllamaModelForm,
     PackagesForm,
     PlaceForm,
+    Port,
     Price,
     Reader,
     SamePathForm,
@@ -97,6 +98,9 @@ class OtherKeys(BaseModel):
     `id -u` and `id -g` print your own numbers."""
     compose_profiles: Annotated[str, one_of(["${LLM}"]), _COMPOSE, Shipped("${LLM}")] = "ollama"
     """The optional containers to start. The value follows from LLM, so edit LLM and not this line."""
+    page_port: Annotated[Port | None, _COMPOSE] = None
+    """Port of the page of the run, on this machine's loopback interface. Default: 8642. 0 takes a free one, which
+    `docker compose port dashboard 8642` prints."""
     overnight_state: Annotated[Path | None, _SERVICES, Source.ENVIRONMENT] = None
     """Folder of the run in local mode. Default: in the user's state folder."""
     heartbeat_file: Annotated[Path | None, _SERVICES, Source.STARTER] = None

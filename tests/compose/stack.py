@@ -20,7 +20,7 @@ from tests import ROOT, TESTS
 from tests.compose.checkout import BASE
 
 CPU = ("-f", "compose.yaml", "-f", "services/compose.cpu.yaml")
-STAY_UP = ("redis", "model", "ollama", "trainer", "dry-run-worker", "researcher")
+STAY_UP = ("redis", "model", "ollama", "trainer", "dry-run-worker", "researcher", "dashboard")
 USER = "1000:1000"
 DEADLINE_S = 600.0
 CHECKER = TESTS / "scenarios" / "crash" / "checker.py"
@@ -54,7 +54,8 @@ class Stack:
 
     def environment(self, **more: str) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "DOCKER_HOST")}
-        return kept | {"COMPOSE_PROJECT_NAME": self.project, "DOCKER_BUILDKIT": "1", **self.shell, **more}
+        usual = {"COMPOSE_PROJECT_NAME": self.project, "DOCKER_BUILDKIT": "1", "PAGE_PORT": "0"}
+        return kept | usual | {**self.shell, **more}
 
     def compose(self, *arguments: str, check: bool = True, **shell: str) -> subprocess.CompletedProcess[str]:
         return run("docker", "compose", *CPU, *arguments, cwd=self.root, env=self.environment(**shell), check=check)

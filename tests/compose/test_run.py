@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.compose.conftest import timed
@@ -23,6 +24,18 @@ def test_five_experiments_are_decided_from_nothing(stack: Stack) -> None:
     told = re.search(r"measured +(\d+)\b", stack.execute("researcher", "overnight", "status"))
     assert told is not None
     assert int(told[1]) >= 5
+
+
+def test_the_page_of_the_run_is_on_the_loopback_interface_and_reads_only(stack: Stack) -> None:
+    published = stack.compose("port", "dashboard", "8642").stdout.strip()
+
+    assert published.startswith("127.0.0.1:")
+    status = httpx.get(f"http://{published}/status.json", timeout=60).json()
+    assert status["state"] == "running"
+    assert len(status["rows"]) >= 5
+    written = "for folder in journal trials; do touch /state/$folder/x && echo written; done; true"
+    assert "written" not in stack.execute("dashboard", "sh", "-c", written)
+    assert len(stack.execute("dashboard", "cat", "/run/secrets/overnight/token")) >= 24
 
 
 def test_up_changes_nothing_of_what_bare_compose_started_and_says_so(stack: Stack) -> None:

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.docker
 Service = dict[str, Any]
 GPU = ("-f", "compose.yaml")
 ONE_SHOTS = {"secrets", "data"}
-SERVERS = {"redis", "model", "ollama", "trainer", "dry-run-worker", "researcher"}
+SERVERS = {"redis", "model", "ollama", "trainer", "dry-run-worker", "researcher", "dashboard"}
 CAPABILITIES = {
     "secrets": {"CHOWN", "DAC_OVERRIDE", "FOWNER"},
     "trainer": {"SETUID", "SETGID", "KILL"},
@@ -67,8 +67,10 @@ def test_service_has_no_right_that_it_does_not_need(files: tuple[str, ...], name
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert service["read_only"] is True
     assert (service["user"].split(":")[0] == "0") == (name in ROOT_INSIDE)
-    for word in ("privileged", "pid", "ipc", "userns_mode", "devices", "ports", "cgroup_parent"):
+    for word in ("privileged", "pid", "ipc", "userns_mode", "devices", "cgroup_parent"):
         assert not service.get(word), word
+    ports = [(port["host_ip"], port["published"]) for port in service.get("ports", [])]
+    assert ports == ([("127.0.0.1", "8642")] if name == "dashboard" else [])
     assert "docker.sock" not in json.dumps(service)
 
 
@@ -157,6 +159,7 @@ def test_nobody_starts_before_what_it_needs(files: tuple[str, ...]) -> None:
         "trainer": {"redis": healthy, "data": done},
         "dry-run-worker": {"redis": healthy, "data": done},
         "researcher": {"redis": healthy, "trainer": started},
+        "dashboard": {"redis": healthy},
     }
 
 
@@ -170,7 +173,7 @@ def test_images_are_pinned_in_one_place(files: tuple[str, ...]) -> None:
     assert image["redis"] == pinned["redis"]
     assert image["ollama"] == image["model"] == pinned["ollama"]
     assert image["trainer"] == image["data"] == image["dry-run-worker"]
-    assert image["researcher"] == image["secrets"]
+    assert image["researcher"] == image["secrets"] == image["dashboard"]
     builds = {name: service["build"]["args"] for name, service in config["services"].items() if "build" in service}
     python = {"PYTHON_IMAGE": pinned["python"]}
     of_user = dict.fromkeys(("SUBJECT_PACKAGES", "TORCH_BUILD", "TORCH_INDEX"), "")
@@ -191,9 +194,13 @@ def test_networks_give_a_way_out_to_whom_it_is_meant_for(
     assert joined.get("dry-run-worker") == ({"bus"} if llm != "none" else None)
     assert joined["researcher"] == {"bus", f"llm-{llm}", stronger}
     assert joined.get("ollama") == ({"llm-ollama"} if llm == "ollama" else None)
+    assert joined["dashboard"] == {"bus", "page"}
+    assert config["networks"]["page"]["driver_opts"] == {"com.docker.network.bridge.enable_ip_masquerade": "false"}
     assert joined["data"] == {"fetch"}
     assert config["services"]["secrets"]["network_mode"] == "none"
-    assert outward == {"fetch"} | ({"llm-openai"} if llm == "openai" else set()) | ({stronger} if url else set())
+    assert outward == {"fetch", "page"} | ({"llm-openai"} if llm == "openai" else set()) | (
+        {stronger} if url else set()
+    )
 
 
 def test_the_key_of_a_paid_endpoint_is_a_file_of_the_researcher_alone(tmp_path: Path) -> None:
@@ -242,6 +249,7 @@ def test_each_volume_is_mounted_by_whom_it_is_meant_for(files: tuple[str, ...]) 
         ("secret-trainer", "trainer"): "ro",
         ("secret-dry-run-worker", "dry-run-worker"): "ro",
         ("secret-researcher", "researcher"): "ro",
+        ("secret-dashboard", "dashboard"): "ro",
         ("redis", "redis"): "rw",
         ("models", "model"): "rw",
         ("models", "ollama"): "rw",
@@ -252,9 +260,11 @@ def test_each_volume_is_mounted_by_whom_it_is_meant_for(files: tuple[str, ...]) 
         ("data", "researcher"): "ro",
         ("trials", "trainer"): "rw",
         ("trials", "researcher"): "ro",
+        ("trials", "dashboard"): "ro",
         ("subject", "researcher"): "rw",
         ("no-repository", "researcher"): "rw",
         ("journal", "researcher"): "rw",
+        ("journal", "dashboard"): "ro",
     }
     text = (ROOT / "compose.yaml").read_text()
     for name in config["volumes"]:
@@ -278,7 +288,8 @@ def test_own_repository_is_mounted_beside_the_volume_of_the_run(tmp_path: Path) 
 def test_secrets_are_nowhere_in_the_environment() -> None:
     for name, service in services(GPU).items():
         secret = [key for key in service.get("environment", {}) if re.search("PASSWORD|TOKEN|SECRET", key)]
-        assert secret in ([], ["REDIS_PASSWORD_FILE"]), name
+        files = ["PAGE_TOKEN_FILE", "REDIS_PASSWORD_FILE"] if name == "dashboard" else ["REDIS_PASSWORD_FILE"]
+        assert sorted(secret) in ([], files), name
 
 
 def test_env_is_a_link_to_gpu_env_so_that_compose_and_containers_read_the_same() -> None:
