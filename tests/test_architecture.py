@@ -54,7 +54,7 @@ LAYERS = {
         ("services.views",),
         ("services.doctor", "services.adopt"),
         ("services.stack", "services.researcher", "services.trainer"),
-        ("services.local", "services.trainer.single_trial"),
+        ("services.local", "services.trainer.single_trial", "services.allinone"),
         ("services.run_commands",),
         ("services.cli", "services.__main__"),
     ),
