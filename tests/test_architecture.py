@@ -56,6 +56,7 @@ LAYERS = {
         ("services.doctor", "services.adopt"),
         ("services.stack", "services.researcher", "services.trainer"),
         ("services.local",),
+        ("services.allinone",),
         ("services.run_commands",),
         ("services.cli", "services.__main__"),
     ),

@@ -3404,7 +3404,7 @@ GUARDS = (
     ),
     Guard(
         "a failed pull is tried again",
-        "services/ollama/pull.sh",
+        "services/stack/pull.sh",
         '    until ollama show "$MODEL" >/dev/null 2>&1; do\n',
         "    for once in only; do\n",
         "services/stack/test_pull.py::test_a_pull_that_fails_says_why_and_is_tried_again_until_it_succeeds",

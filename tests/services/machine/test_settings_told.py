@@ -20,7 +20,7 @@ PAGES = "".join(page.read_text() for page in sorted({*ROOT.glob("README.md"), *R
 KEY = re.compile(r"\b[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+\b")
 # Constants of train.py and of somebody else's prepare.py, and a constant of our code.
 OF_A_SUBJECT = {"TIME_BUDGET", "ALL_CAPS", "WEIGHT_DECAY", "FINAL_LR_FRAC", "LATER_NAMES"}
-OF_THE_SCRIPTS = {"COMPOSE_PROJECT_NAME", "OVERNIGHT_VENV", "OVERNIGHT_PYTHON", "OVERNIGHT_TORCH_BUILD"}
+OF_THE_SCRIPTS = {"COMPOSE_PROJECT_NAME", "OVERNIGHT_VENV", "OVERNIGHT_PYTHON", "OVERNIGHT_TORCH_BUILD", "PUBLIC_KEY"}
 # Options of `run` that are no setting of this name: what is detected or made of them is.
 OF_THE_VERB = {"state", "profile", "subject", "text", "redis_url", "unsafe_local", "then"}
 OF_THE_VERB |= {"new", "from_best", "wipe", "yes", "skip_gpu_check", "page"}

@@ -1,4 +1,4 @@
-"""`services/ollama/pull.sh` with a double of the `ollama` command: its progress, a failing pull, and its end."""
+"""`services/stack/pull.sh` with a double of the `ollama` command: its progress, a failing pull, and its end."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def pulling(folder: Path) -> Iterator[Pull]:
         "SCRATCH": str(folder / "scratch"),
         "PULL_AGAIN_S": "0",
     }
-    script = ["/bin/sh", ROOT / "services" / "ollama" / "pull.sh"]
+    script = ["/bin/sh", ROOT / "services" / "stack" / "pull.sh"]
     with (folder / "output").open("wb") as output:
         process = subprocess.Popen(script, env=env, stdout=output, stderr=output, start_new_session=True)
     try:
