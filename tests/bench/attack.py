@@ -74,7 +74,7 @@ def attack(
     ground = Path(tempfile.mkdtemp(prefix="overnight-attack-", dir="/var/tmp"))
     ground.chmod(0o755)
     limit_s = 60 * minutes if minutes is not None else float("inf")
-    context = multiprocessing.get_context("spawn")  # a process has one forkserver, that of tests.fixtures.warm_processes
+    context = multiprocessing.get_context("spawn")  # the one forkserver is that of tests.fixtures.warm_processes
     jobs = jobs or os.cpu_count() or 1
     pool = ProcessPoolExecutor(jobs, mp_context=context)
     try:
