@@ -93,8 +93,9 @@ def test_an_example_is_a_task_with_knobs_and_a_goal(path: str) -> None:
         ("routes", "overnight.toml", Metric("length", unit="km"), SCORE_COMMAND),
         ("tumours", "overnight.toml", Metric("auc", Direction.HIGHER), SCORE_COMMAND),
         ("shapes", "overnight.toml", Metric("accuracy", Direction.HIGHER), SCORE_COMMAND),
+        ("shapes", "claimed.toml", Metric("accuracy", Direction.HIGHER), CLAIMED_BY),
     ],
-    ids=["routes", "tumours", "shapes"],
+    ids=["routes", "tumours", "shapes-measured", "shapes-claimed"],
 )
 def test_three_experiments_with_an_example(
     tmp_path: Path, name: str, task_file: str, metric: Metric, evaluator: str
@@ -114,6 +115,7 @@ def test_three_experiments_with_an_example(
     assert {trial.outcome for trial in trials} == {Outcome.OK}
     assert {result.trust.evaluator for result in results if result and result.trust} == {evaluator}
     assert "unseen text" not in shown
+    assert (CLAIMED_BY in overnight("status", "--verbose", "--state", state)) == (evaluator == CLAIMED_BY)
     table = (tmp_path / "state" / "subject" / "results.tsv").read_text()
     assert table.startswith(f"commit\t{metric.name}\t")
 
