@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import pty
+import select
 import subprocess
 import sys
 from pathlib import Path
@@ -194,15 +195,19 @@ def init_command(state: State, repository: Path) -> list[str]:
 
 def asked_at_a_terminal(state: State, repository: Path, answer: str) -> tuple[int, str]:
     """Run `overnight init` at a terminal of its own, type the answer at its question, and return the exit code and the
-    text."""
+    text. The answer is typed again if nothing follows: Python loses a Ctrl-C that comes just before it reads."""
     ours, theirs = pty.openpty()
     command = ["setsid", "--ctty", "--wait", "env", "--default-signal=INT", *init_command(state, repository)]
     process = subprocess.Popen(command, cwd=ROOT, stdin=theirs, stdout=theirs, stderr=theirs)
     os.close(theirs)
     shown, typed = b"", False
-    while part := read_terminal(ours):
-        shown += part
-        if b"[y/N]: " in shown and not typed:  # the last blank comes when the input is awaited
+    while True:
+        is_quiet = not select.select([ours], [], [], 2)[0]
+        if not is_quiet:
+            if not (part := read_terminal(ours)):
+                break
+            shown += part
+        if b"[y/N]: " in shown and (is_quiet or not typed):  # the last blank comes when the input is awaited
             os.write(ours, answer.encode())
             typed = True
     os.close(ours)
