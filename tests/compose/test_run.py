@@ -20,9 +20,9 @@ def test_five_experiments_are_decided_from_nothing(stack: Stack) -> None:
         stack.wait_for(MEASURED, 5)
 
     assert stack.ask("SELECT count(*) FROM experiment WHERE llm_answer_tokens > 0"), "the LLM was asked, and answered"
-    told = re.search(r"measured +(\d+)\b", stack.execute("researcher", "overnight", "status"))
-    assert told is not None
-    assert int(told[1]) >= 5
+    found = re.search(r"measured +(\d+)\b", stack.execute("researcher", "overnight", "status"))
+    assert found is not None
+    assert int(found[1]) >= 5
 
 
 def test_up_changes_nothing_of_what_bare_compose_started_and_says_so(stack: Stack) -> None:

@@ -299,14 +299,14 @@ def test_a_start_refuses_another_task_and_another_pinned_file(state: State, repo
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "told"),
+    ("before", "after", "difference"),
     [
         ('"cost"', '"price"', "metric.name was cost, and is price now"),
         ('"lower"', '"higher"', "metric.direction was lower, and is higher now"),
     ],
 )
 def test_a_run_of_another_metric_is_not_resumed_and_loses_nothing(
-    state: State, repository: Path, before: str, after: str, told: str
+    state: State, repository: Path, before: str, after: str, difference: str
 ) -> None:
     write_task(repository, task_file())
     held, _ = init(state, repository)
@@ -329,7 +329,7 @@ def test_a_run_of_another_metric_is_not_resumed_and_loses_nothing(
     )
 
     assert resumed.returncode == 2
-    assert f"overnight.toml of {repository} has changed: {told}; the scores would not compare" in resumed.stderr
+    assert f"overnight.toml of {repository} has changed: {difference}; the scores would not compare" in resumed.stderr
     assert kept_by(state) == kept
     write_task(repository, task_file())
     assert settle_task(state, choices, begins=False) == held
