@@ -58,10 +58,15 @@ def _groups(before: Sequence[str], after: Sequence[str]) -> Iterator[list[_Opcod
     shorter = min(len(before), len(after))
     head = next((at for at in range(shorter) if before[at] != after[at]), shorter)
     tail = next((at for at in range(shorter - head) if before[-1 - at] != after[-1 - at]), shorter - head)
-    first, end = max(0, head - CONTEXT), max(0, tail - CONTEXT)
+    leading, trailing = min(head, CONTEXT), min(tail, CONTEXT)
+    first, end = head - leading, tail - trailing
     old, new = before[first : len(before) - end], after[first : len(after) - end]
     if len(old) * len(new) > MOST_COMPARED:
-        groups: Iterable[list[_Opcode]] = [[("replace", 0, len(old), 0, len(new))]]
+        ends = len(old) - trailing, len(new) - trailing
+        replaced = ("replace", leading, ends[0], leading, ends[1])
+        groups: Iterable[list[_Opcode]] = [
+            [("equal", 0, leading, 0, leading), replaced, ("equal", ends[0], len(old), ends[1], len(new))]
+        ]
     else:
         groups = SequenceMatcher(None, old, new, autojunk=False).get_grouped_opcodes(CONTEXT)
     for group in groups:
