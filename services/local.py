@@ -56,6 +56,7 @@ from services.views.local import DASHBOARD, DRY_RUN_WORKER, RESEARCHER, TRAINER,
 from trainer.jobs import RedisClient, connect, profile_named
 from trainer.jobs.environment import Program, environment, python_command
 from trainer.sandbox.candidate_user import AUTO
+from trainer.stop import StopRequested, request_stop
 
 STOP_GRACE_S = 20.0
 # The supervisor restarts a process that ends, except with these exit codes.
@@ -115,10 +116,10 @@ def run_local(state: State, options: RunOptions, console: Console) -> int:
     known = state.choices()
     if known is None or known.task is None:
         require("torch")
-    _stop_like_ctrl_c()
+    _stop_at_signals()
     try:
         return _set_up_and_run(state, options, console)
-    except KeyboardInterrupt:
+    except StopRequested:
         console.print("stopped; the same command goes on from here")
         return STOPPED
 
@@ -278,11 +279,11 @@ def _refuse_what_has_passed(state: State, settings: Settings) -> None:
         )
 
 
-def _stop_like_ctrl_c() -> None:
+def _stop_at_signals() -> None:
     """Make `kill` and a closed terminal stop as cleanly as Ctrl-C; under nohup a closed terminal stops nothing."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, signal.default_int_handler)
+            signal.signal(number, request_stop)
 
 
 def _lock(state: State) -> WriterLock:

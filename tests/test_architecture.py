@@ -39,7 +39,7 @@ LAYERS = {
         ("researcher.__main__",),
     ),
     "trainer": (
-        ("trainer.jobs",),
+        ("trainer.jobs", "trainer.stop"),
         ("trainer.candidate",),
         ("trainer.sandbox",),
         ("trainer.data",),

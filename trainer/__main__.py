@@ -24,6 +24,7 @@ from trainer.sandbox.cleanup import NotSwept
 from trainer.sandbox.launch import User, UserRefused
 from trainer.sandbox.paths import WorkerConfig
 from trainer.sandbox.selftest import Unsafe, check_sandbox
+from trainer.stop import StopRequested, request_stop
 from trainer.trial import disk_space
 from trainer.trial.gpu import gpu_name
 from trainer.worker.job_functions import WorkerState, configure
@@ -43,16 +44,16 @@ def main(arguments: list[str] | None = None) -> int:
         signal.signal(kind, _stop)
     try:
         return _work(arguments)
-    except KeyboardInterrupt:
+    except StopRequested:
         signal.setitimer(signal.ITIMER_REAL, 0)
         log.info("stopped before the first job")
         return 0
 
 
 def _stop(signum: int, frame: FrameType | None) -> None:
-    """Raise KeyboardInterrupt, and again after a second: Python drops one that is raised while a finaliser runs."""
+    """Raise StopRequested, and again after a second: Python drops one that is raised while a finaliser runs."""
     signal.setitimer(signal.ITIMER_REAL, 1)
-    raise KeyboardInterrupt
+    request_stop(signum, frame)
 
 
 def _work(arguments: list[str] | None) -> int:

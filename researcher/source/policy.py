@@ -51,12 +51,12 @@ class Violation:
     line: int
 
     @property
-    def words(self) -> str:
+    def message(self) -> str:
         """The violation as text for the proposer."""
         return f"line {self.line}: {self.what}: {self.why}"
 
     @property
-    def words_of_task(self) -> str | None:
+    def message_of_task(self) -> str | None:
         """The same in the script of a user's own task; None for an action that is allowed there."""
         why = _OF_TASKS.get(self.why)
         return None if why is None else f"line {self.line}: {self.what}: {why}"

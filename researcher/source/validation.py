@@ -128,9 +128,9 @@ def _refuse_denied(source: str, incumbent_source: str) -> None:
     known = {violation.what for violation in _inspect(incumbent_source)[1]}
     new = [violation for violation in _inspect(source)[1] if violation.what not in known]
     of_task = not read_facts(incumbent_source).entry_points
-    told = [words for each in new if (words := each.words_of_task if of_task else each.words) is not None]
-    if told:
-        raise Rejected(f"train.py may not do this: {'; '.join(told[:MOST_FAULTS])}")
+    messages = [text for each in new if (text := each.message_of_task if of_task else each.message) is not None]
+    if messages:
+        raise Rejected(f"train.py may not do this: {'; '.join(messages[:MOST_FAULTS])}")
 
 
 @lru_cache(maxsize=8)

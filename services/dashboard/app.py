@@ -23,7 +23,7 @@ from services.dashboard.access import HOSTS, Access, SecurityHeaders
 from services.dashboard.curves import curves_of
 from services.dashboard.diff import diff_of
 from services.dashboard.experiment import experiment_view
-from services.dashboard.experiments import SHOWN, chart_of, kind_of, listing_of, query_of, words_of
+from services.dashboard.experiments import SHOWN, chart_of, kind_of, label_of, listing_of, query_of
 from services.dashboard.facts import facts_of, useful_share
 from services.dashboard.pages import render
 from services.dashboard.run_data import NoSuchExperiment, RunData, Snapshot
@@ -90,7 +90,7 @@ def _add_pages(app: FastAPI, data: RunData, access: Access) -> None:
             tally="" if found is None else tally_text(found),
             latest=list(reversed(rows))[:LATEST],
             kind_of=kind_of,
-            words_of=words_of,
+            label_of=label_of,
         )
 
     @app.get("/experiments", response_class=HTMLResponse)
@@ -107,7 +107,7 @@ def _add_pages(app: FastAPI, data: RunData, access: Access) -> None:
             metric=metric,
             shown=SHOWN,
             kind_of=kind_of,
-            words_of=words_of,
+            label_of=label_of,
         )
 
     @app.get("/experiments/{number}", response_class=HTMLResponse)

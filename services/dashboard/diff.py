@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 
@@ -37,56 +37,40 @@ class Diff:
 def diff_of(old: str, new: str) -> Diff:
     """Return what changes the old source into the new one."""
     before, after = old.splitlines(), new.splitlines()
-    opcodes = _opcodes(before, after)
     hunks: list[tuple[Line, ...]] = []
-    left, left_out = MOST_LINES, 0
-    for group in _grouped(opcodes):
+    left, added, removed, left_out = MOST_LINES, 0, 0, 0
+    for group in _groups(before, after):
         lines = [*_lines(group, before, after)]
         if left > 0:
             hunks.append(tuple(lines[:left]))
         left_out += max(0, len(lines) - max(0, left))
         left -= len(lines)
-    changed = [code for code in opcodes if code[0] != "equal"]
-    return Diff(
-        hunks=tuple(hunks),
-        added=sum(code[4] - code[3] for code in changed),
-        removed=sum(code[2] - code[1] for code in changed),
-        left_out=left_out,
-    )
+        added += sum(line.mark == "+" for line in lines)
+        removed += sum(line.mark == "-" for line in lines)
+    return Diff(hunks=tuple(hunks), added=added, removed=removed, left_out=left_out)
 
 
-def _opcodes(before: Sequence[str], after: Sequence[str]) -> list[_Opcode]:
-    """Return the steps between two lists of lines; the equal beginning and end are found first, which is cheap."""
+def _groups(before: Sequence[str], after: Sequence[str]) -> Iterator[list[_Opcode]]:
+    """Yield the steps between two lists of lines in groups, each with `CONTEXT` equal lines around it.
+
+    The equal beginning and end are found first, which is cheap, and only their context is compared again.
+    """
     shorter = min(len(before), len(after))
     head = next((at for at in range(shorter) if before[at] != after[at]), shorter)
     tail = next((at for at in range(shorter - head) if before[-1 - at] != after[-1 - at]), shorter - head)
-    old, new = before[head : len(before) - tail], after[head : len(after) - tail]
+    leading, trailing = min(head, CONTEXT), min(tail, CONTEXT)
+    first, end = head - leading, tail - trailing
+    old, new = before[first : len(before) - end], after[first : len(after) - end]
     if len(old) * len(new) > MOST_COMPARED:
-        middle: list[_Opcode] = [("replace", 0, len(old), 0, len(new))]
+        ends = len(old) - trailing, len(new) - trailing
+        replaced = ("replace", leading, ends[0], leading, ends[1])
+        groups: Iterable[list[_Opcode]] = [
+            [("equal", 0, leading, 0, leading), replaced, ("equal", ends[0], len(old), ends[1], len(new))]
+        ]
     else:
-        middle = [*SequenceMatcher(None, old, new, autojunk=False).get_opcodes()]
-    shifted = [(tag, a + head, b + head, c + head, d + head) for tag, a, b, c, d in middle]
-    ends = len(before) - tail, len(after) - tail
-    whole = [("equal", 0, head, 0, head), *shifted, ("equal", ends[0], len(before), ends[1], len(after))]
-    return [code for code in whole if code[2] > code[1] or code[4] > code[3]]
-
-
-def _grouped(opcodes: Sequence[_Opcode]) -> Iterator[list[_Opcode]]:
-    """Yield the steps in groups, each with `CONTEXT` equal lines around it."""
-    group: list[_Opcode] = []
-    for at, (tag, a, b, c, d) in enumerate(opcodes):
-        if tag != "equal":
-            group.append((tag, a, b, c, d))
-            continue
-        is_last = at == len(opcodes) - 1
-        if group and (is_last or b - a > 2 * CONTEXT):
-            yield [*group, (tag, a, min(b, a + CONTEXT), c, min(d, c + CONTEXT))]
-            group = []
-        if not is_last:
-            start = max(a, b - CONTEXT) if not group else a
-            group.append((tag, start, b, d - (b - start), d))
-    if any(code[0] != "equal" for code in group):
-        yield group
+        groups = SequenceMatcher(None, old, new, autojunk=False).get_grouped_opcodes(CONTEXT)
+    for group in groups:
+        yield [(tag, a + first, b + first, c + first, d + first) for tag, a, b, c, d in group]
 
 
 def _lines(group: Sequence[_Opcode], before: Sequence[str], after: Sequence[str]) -> Iterator[Line]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from researcher.decision.machine_speed import speed_text
 from services.dashboard.curves import Curves, curves_of
 from services.dashboard.diff import Diff, diff_of
-from services.dashboard.experiments import kind_of, words_of
+from services.dashboard.experiments import kind_of, label_of
 from services.dashboard.run_data import ExperimentDetail, MeasuredTrial
 from services.views.render import confirmation_text, gap_text, span_text
 from services.views.show import closer_look
@@ -44,7 +44,7 @@ class ExperimentView:
 
     detail: ExperimentDetail
     kind: str
-    words: str
+    label: str
     diff: Diff | None
     curves: Curves | None
     trials: tuple[TrialLine, ...]
@@ -66,7 +66,7 @@ def experiment_view(detail: ExperimentDetail) -> ExperimentView:
     return ExperimentView(
         detail=detail,
         kind=kind_of(row),
-        words=words_of(row),
+        label=label_of(row),
         diff=None
         if detail.source is None or detail.parent_source is None
         else diff_of(detail.parent_source, detail.source),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 from urllib.parse import urlencode
 
 from researcher.report.staircase import corners_of, place_at, scale_of
@@ -28,7 +29,7 @@ SHOWN = {
     "rejected": "Rejected",
     "running": "Under way",
 }
-WORDS = {
+LABELS = {
     "start": "the start",
     "confirmed": "kept, confirmed",
     "keep": "kept, provisional",
@@ -42,7 +43,7 @@ WORDS = {
 
 
 def kind_of(row: Row) -> str:
-    """Return the kind under which an experiment is drawn and filtered, a key of `WORDS`."""
+    """Return the kind under which an experiment is drawn and filtered, a key of `LABELS`."""
     item = row.experiment
     if item.is_baseline:
         return "start"
@@ -57,10 +58,10 @@ def kind_of(row: Row) -> str:
     return "discard" if item.outcome is Outcome.OK else "failed"
 
 
-def words_of(row: Row) -> str:
+def label_of(row: Row) -> str:
     """Return the result of an experiment in two or three words."""
     kind = kind_of(row)
-    return row.note if kind == "failed" and row.note else WORDS[kind]
+    return row.note if kind == "failed" and row.note else LABELS[kind]
 
 
 @dataclass(frozen=True)
@@ -73,12 +74,12 @@ class Query:
     search: str = ""
     page: int = 1
 
-    def address(self, **changes: str | int | bool) -> str:
-        """Return the address of this view with some changes."""
-        values = self.__dict__ | {"page": 1} | changes
-        order = "desc" if values["descending"] else "asc"
-        given = {"show": values["shown"], "sort": values["sort"], "order": order, "q": values["search"]}
-        return "/experiments?" + urlencode(given | {"page": values["page"]})
+    def address(self, **changes: Any) -> str:
+        """Return the address of this view with some changes, on the first page unless they name another."""
+        view = replace(self, **({"page": 1} | changes))
+        order = "desc" if view.descending else "asc"
+        fields = {"show": view.shown, "sort": view.sort, "order": order, "q": view.search, "page": view.page}
+        return "/experiments?" + urlencode(fields)
 
     def sorted_by(self, column: str) -> str:
         """Return the address of this view sorted by a column; by the present column in the other direction."""
@@ -133,8 +134,8 @@ def chart_of(found: RunReport) -> dict[str, object]:
 
     A point is number, kind, value, change, title. `band` is one standard deviation of a score.
     """
-    kinds = list(WORDS)
-    chart: dict[str, object] = {"kinds": WORDS, "points": [], "corners": [], "claims": [], "scale": None}
+    kinds = list(LABELS)
+    chart: dict[str, object] = {"kinds": LABELS, "points": [], "corners": [], "claims": [], "scale": None}
     if found.gain is None:
         return chart
     metric, scale = found.run.metric, scale_of(found)

@@ -31,7 +31,7 @@ class Alive:
     """Whether the run is alive. `tone` is good, wait, calm or bad, and the template colours it."""
 
     tone: str
-    word: str
+    state: str
     detail: str
 
 
@@ -103,18 +103,18 @@ def facts_of(report: Report) -> Facts:
 
 
 def _alive(report: Report) -> Alive:
-    tone, word = STATES[report.state]
+    tone, state = STATES[report.state]
     if report.alarm is not None and tone == "good":
-        tone, word = "bad", "Stalled"
+        tone, state = "bad", "Stalled"
     times = report.times
     if times is None:
-        return Alive(tone, word, "")
+        return Alive(tone, state, "")
     if times.ended_at is not None and not report.goes_on:
-        return Alive(tone, word, f"since {moment_text(times.ended_at)}, after {span_text(times.running_s)}")
+        return Alive(tone, state, f"since {moment_text(times.ended_at)}, after {span_text(times.running_s)}")
     if not report.goes_on:
-        return Alive(tone, word, f"after {span_text(times.running_s)}")
+        return Alive(tone, state, f"after {span_text(times.running_s)}")
     end = "" if times.ends_at is None else f", ends about {moment_text(times.ends_at)}"
-    return Alive(tone, word, f"for {span_text(times.running_s)}{end}")
+    return Alive(tone, state, f"for {span_text(times.running_s)}{end}")
 
 
 def _better(found: RunReport) -> Better:

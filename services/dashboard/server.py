@@ -1,4 +1,4 @@
-"""Runs the page: by hand, beside a run on this machine, and as a container."""
+"""Serves the page: for a user's command, beside a run on this machine, and in a container."""
 
 from __future__ import annotations
 

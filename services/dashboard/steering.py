@@ -64,7 +64,7 @@ def add_steering(app: FastAPI, data: RunData, access: Access) -> None:
             report=report,
             may_send=access.knows(request.cookies),
             token_file=access.source,
-            no_llm=why_no_llm(report),
+            llm="" if report.live is None else report.live.notes.get("llm", ""),
             requests=sent_requests(report),
             new_id=new_id,
         )
@@ -159,9 +159,3 @@ def sent_requests(report: Report) -> list[SentRequest]:
         )
         for each in reversed(requests[-SHOWN:])
     ]
-
-
-def why_no_llm(report: Report) -> str:
-    """Return why no LLM takes ideas now, or an empty text."""
-    note = "" if report.live is None else report.live.notes.get("llm", "")
-    return note if note.startswith("none") else ""

@@ -62,7 +62,7 @@ def check_before_run(
     gpu = next(iter(visible_gpus(machine.installed_gpus(), environment)), None)
     facts = [profile.name, version("torch"), *(() if gpu is None else (gpu.uuid, gpu.driver))]
     kept = state.root / REPORT
-    if kept.exists() and json.loads(kept.read_bytes()) == facts:
+    if _examined(kept) == facts:
         return
     console.print("gpu-check before the first run here, about five minutes; to leave it out: --skip-gpu-check")
     report = check_gpu(
@@ -70,9 +70,17 @@ def check_before_run(
     )
     console.print(f"\n{text_of(report)}", soft_wrap=True, markup=False, end="")
     if report.exit_code:
-        raise GpuUnfit(report.summary, "then the same command again; or, if you know better, with --skip-gpu-check")
+        raise GpuUnfit(report.summary, "then the same command again; --skip-gpu-check starts the run all the same")
     state.make()
     write_whole(kept, json.dumps(facts).encode())
+
+
+def _examined(kept: Path) -> object:
+    """Return what the kept report was about, or None without a readable one."""
+    try:
+        return json.loads(kept.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def write_settings(root: Path, report: GpuReport) -> str:

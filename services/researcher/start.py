@@ -18,7 +18,6 @@ import sys
 import time
 from contextlib import closing, suppress
 from pathlib import Path
-from types import FrameType
 from typing import NoReturn
 
 import redis
@@ -40,6 +39,7 @@ from services.machine.subject import require_its_data, settle_subject
 from trainer.jobs import ProfileError, RedisClient, Status, StatusKind, WorkerRole, connect
 from trainer.jobs.environment import Program, environment, python_command
 from trainer.jobs.task import Task
+from trainer.stop import StopRequested, request_stop
 
 logger = logging.getLogger("researcher")
 
@@ -63,10 +63,6 @@ class ContainerSettings(BaseSettings):
     llm: str | None = None
 
 
-class StopRequested(Exception):
-    """SIGTERM: the container is being stopped."""
-
-
 class OtherGpu(ResearcherError):
     """The run was begun on another kind of GPU than the present one."""
 
@@ -78,7 +74,7 @@ class ProfilesDiffer(OvernightError):
 def main() -> int:
     """Run until SIGTERM; return the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stdout)
-    signal.signal(signal.SIGTERM, _stop_requested)
+    signal.signal(signal.SIGTERM, request_stop)
     try:
         settings = ContainerSettings()
         _stay(settings, _carry_out(settings))
@@ -88,10 +84,6 @@ def main() -> int:
         for fault in faults(error):
             logger.error("%s", fault)
         return REFUSED_CODE
-
-
-def _stop_requested(number: int, _frame: FrameType | None) -> None:
-    raise StopRequested(number)
 
 
 def _carry_out(settings: ContainerSettings) -> Status:

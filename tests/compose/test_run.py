@@ -21,9 +21,9 @@ def test_five_experiments_are_decided_from_nothing(stack: Stack) -> None:
         stack.wait_for(MEASURED, 5)
 
     assert stack.ask("SELECT count(*) FROM experiment WHERE llm_answer_tokens > 0"), "the LLM was asked, and answered"
-    told = re.search(r"measured +(\d+)\b", stack.execute("researcher", "overnight", "status"))
-    assert told is not None
-    assert int(told[1]) >= 5
+    found = re.search(r"measured +(\d+)\b", stack.execute("researcher", "overnight", "status"))
+    assert found is not None
+    assert int(found[1]) >= 5
 
 
 def test_the_page_of_the_run_is_on_the_loopback_interface_and_reads_only(stack: Stack) -> None:

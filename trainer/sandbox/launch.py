@@ -251,8 +251,8 @@ def isolated_command(module: str, *arguments: str) -> list[str]:
 
 
 def environment(folder: Path, *, emptied: bool = False) -> dict[str, str]:
-    """Return the environment of a candidate. Each trial has caches of its own, since a shared cache
-    would carry code and weights.
+    """Return the environment of a candidate. Each trial has caches of its own, since a shared cache would carry code
+    and weights.
 
     If the path of the folder is too long for sockets, every DataLoader with workers would fail. Then temporary files go
     to shared memory, provided that it is `emptied` after each candidate.

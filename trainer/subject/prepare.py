@@ -1,8 +1,8 @@
 """The fixed half of the subject: data, tokenizer, loader, clock, evaluation. `train.py` is what gets edited.
 
 `overnight prepare` makes the data folder (`$OVERNIGHT_DATA`, else `data` beside this file). In a trial the trainer puts
-its own clock and its own evaluation in the place of `progress`, `evaluate_bpb` and `warm_evaluation`; by hand,
-`OVERNIGHT_DATA=<folder> python train.py` uses those below. Not covered: making the data.
+its own clock and its own evaluation in the place of `progress`, `evaluate_bpb` and `warm_evaluation`.
+Outside of a trial, `OVERNIGHT_DATA=<folder> python train.py` uses those below. Not covered: making the data.
 """
 
 from __future__ import annotations

@@ -28,11 +28,7 @@ from trainer.trial import gpu
 
 log = logging.getLogger(__name__)
 
-LLM_SERVERS = (
-    "ollama",
-    "llama-server",
-    "ollama_llama_se",
-)  # the kernel cuts names at 15 characters
+LLM_SERVERS = ("ollama", "llama-server", "ollama_llama_se")  # the kernel cuts names at 15 characters
 FOREIGN_MIB = 2048  # beyond the LLM's memory: contexts, its growth, a screen
 OVER_CAP_MIB = 1024  # beyond the cap, which the allocator of the candidate counts without its context
 _OVER_SAMPLES = 3

@@ -88,8 +88,8 @@ def classify(observed: Observation, judge: Callable[[Observation], Termination] 
     lost = lost_to_an_accident(observed.stop, observed.ending, observed.away_s)
     if lost is not None:
         return lost
-    told_to_stop = observed.stop is not None and observed.stop.outcome is Outcome.PREEMPTED
-    if observed.no_gpu is not None and observed.bpb is None and not told_to_stop:
+    is_preempted = observed.stop is not None and observed.stop.outcome is Outcome.PREEMPTED
+    if observed.no_gpu is not None and observed.bpb is None and not is_preempted:
         return Termination(Outcome.LOST, f"the GPU was gone when it ended: {observed.no_gpu}")
     if observed.stop is not None:
         return _held_up(observed.stop, observed)

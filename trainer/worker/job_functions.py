@@ -138,7 +138,7 @@ def _run_on_gpu(
     config = replace(worker_state.config, held_fds=(hold.lock_fd,))
     with gpu_watch.watched_gpu(os.getppid(), vram_mib(spec, config)) as watch:
 
-        def told(progress: Progress) -> None:
+        def report_to_all(progress: Progress) -> None:
             hold.report(progress)
             watch.report(progress)
             report(progress)
@@ -146,7 +146,7 @@ def _run_on_gpu(
         def is_over() -> bool:
             return _stop_requested.is_set() or hold.is_fenced or watch.over_cap is not None
 
-        result = trial.run_trial(spec, config, told, is_over, lambda: watch.use(hold.use()))
+        result = trial.run_trial(spec, config, report_to_all, is_over, lambda: watch.use(hold.use()))
     if result.outcome is not Outcome.PREEMPTED or _stop_requested.is_set():
         return result
     if hold.is_fenced:

@@ -424,7 +424,7 @@ def test_a_script_that_a_run_has_changed_is_not_the_users_alone(workspace: Works
     base = workspace.head()
     message = "try A = 2\n\nIt may learn faster.\n\nExperiment: 1\nProposer: llm\n"
     changed = workspace.commit_candidate(BRANCH, Planned(REF, base, "A = 2\n", message, at=1_790_000_000.7))
-    later = workspace.commit_candidate(BRANCH, Planned(REF, changed, "A = 3\n", "by hand", at=1_790_000_001.7))
+    later = workspace.commit_candidate(BRANCH, Planned(REF, changed, "A = 3\n", "A = 3 is better", at=1_790_000_001.7))
 
     assert workspace.is_of_users(base)
     assert not workspace.is_of_users(changed)

@@ -206,7 +206,7 @@ def test_the_script_of_a_task_may_use_files_and_its_own_data(code: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "told"),
+    ("code", "reason"),
     [
         (
             "import scipy",
@@ -217,11 +217,11 @@ def test_the_script_of_a_task_may_use_files_and_its_own_data(code: str) -> None:
         ("import socket", "line 1: `socket`: a trial has no network"),
     ],
 )
-def test_a_refusal_of_a_task_speaks_of_no_training(code: str, told: str) -> None:
+def test_a_refusal_of_a_task_speaks_of_no_training(code: str, reason: str) -> None:
     refused = refusal_of_task(code)
 
     assert refused is not None
-    assert told in refused
+    assert reason in refused
     assert "prepare" not in refused
     assert "torch" not in refused
 

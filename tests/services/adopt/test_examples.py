@@ -19,18 +19,14 @@ from researcher.journal.reader import JournalReader
 from researcher.source.knobs import range_faults, read_knobs
 from services.adopt.task_file import read_task
 from tests import ROOT
-from tests.fixtures.trials import CAPS
+from tests.fixtures.trials import task_spec
 from trainer.data.task_data import TaskData, write_task_data
 from trainer.jobs import (
     CLAIMED_BY,
     Direction,
-    Kind,
     Metric,
     Outcome,
     TrialResult,
-    TrialSpec,
-    files_digest,
-    profile_named,
 )
 from trainer.jobs.task import Task
 from trainer.sandbox.paths import WorkerConfig
@@ -137,19 +133,7 @@ def run_example(example: Path, config: WorkerConfig) -> RunExample:
         write_task_data(data, held)
         files = {path.name: path.read_text() for path in example.glob("*.py")}
         files["train.py"] += added
-        profile = profile_named("cpu").of_task(held.task)
-        spec = TrialSpec(
-            id="e-1-t1-a1",
-            kind=Kind.FIRST,
-            profile=profile.name,
-            files=files,
-            files_sha256=files_digest(files),
-            data_sha256=held.digest,
-            seed=7,
-            budget=profile.budget,
-            caps=CAPS,
-        )
-        return run_trial(spec, replace(config, data=data), lambda progress: None, lambda: False)
+        return run_trial(task_spec(held, files), replace(config, data=data), lambda progress: None, lambda: False)
 
     return run
 

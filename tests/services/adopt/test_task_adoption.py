@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import pty
+import select
 import subprocess
 import sys
 from pathlib import Path
@@ -194,15 +195,19 @@ def init_command(state: State, repository: Path) -> list[str]:
 
 def asked_at_a_terminal(state: State, repository: Path, answer: str) -> tuple[int, str]:
     """Run `overnight init` at a terminal of its own, type the answer at its question, and return the exit code and the
-    text."""
+    text. The answer is typed again if nothing follows: Python loses a Ctrl-C that comes just before it reads."""
     ours, theirs = pty.openpty()
     command = ["setsid", "--ctty", "--wait", "env", "--default-signal=INT", *init_command(state, repository)]
     process = subprocess.Popen(command, cwd=ROOT, stdin=theirs, stdout=theirs, stderr=theirs)
     os.close(theirs)
     shown, typed = b"", False
-    while part := read_terminal(ours):
-        shown += part
-        if b"[y/N]: " in shown and not typed:  # the last blank comes when the input is awaited
+    while True:
+        is_quiet = not select.select([ours], [], [], 2)[0]
+        if not is_quiet:
+            if not (part := read_terminal(ours)):
+                break
+            shown += part
+        if b"[y/N]: " in shown and (is_quiet or not typed):  # the last blank comes when the input is awaited
             os.write(ours, answer.encode())
             typed = True
     os.close(ours)
@@ -294,14 +299,14 @@ def test_a_start_refuses_another_task_and_another_pinned_file(state: State, repo
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "told"),
+    ("before", "after", "difference"),
     [
         ('"cost"', '"price"', "metric.name was cost, and is price now"),
         ('"lower"', '"higher"', "metric.direction was lower, and is higher now"),
     ],
 )
 def test_a_run_of_another_metric_is_not_resumed_and_loses_nothing(
-    state: State, repository: Path, before: str, after: str, told: str
+    state: State, repository: Path, before: str, after: str, difference: str
 ) -> None:
     write_task(repository, task_file())
     held, _ = init(state, repository)
@@ -324,7 +329,7 @@ def test_a_run_of_another_metric_is_not_resumed_and_loses_nothing(
     )
 
     assert resumed.returncode == 2
-    assert f"overnight.toml of {repository} has changed: {told}; the scores would not compare" in resumed.stderr
+    assert f"overnight.toml of {repository} has changed: {difference}; the scores would not compare" in resumed.stderr
     assert kept_by(state) == kept
     write_task(repository, task_file())
     assert settle_task(state, choices, begins=False) == held

@@ -87,18 +87,20 @@ def test_a_second_start_does_nothing_and_makes_a_damaged_copy_again(take: Take, 
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "told"),
+    ("before", "after", "difference"),
     [
         ('"cost"', '"price"', "metric.name was cost, and is price now"),
         ('"lower"', '"higher"', "metric.direction was lower, and is higher now"),
         ("seconds = 5", "seconds = 6", "seconds was 5.0, and is 6.0 now"),
     ],
 )
-def test_a_run_is_not_resumed_on_another_task(take: Take, state: State, before: str, after: str, told: str) -> None:
+def test_a_run_is_not_resumed_on_another_task(
+    take: Take, state: State, before: str, after: str, difference: str
+) -> None:
     take()
     held = held_by(state)
 
-    with pytest.raises(OtherData, match=re.escape(told)) as refusal:
+    with pytest.raises(OtherData, match=re.escape(difference)) as refusal:
         take(SCORED.replace(before, after))
 
     assert "remove the volumes data, subject and journal" in str(refusal.value)

@@ -62,6 +62,17 @@ def test_a_large_difference_is_bounded_and_counts_what_it_leaves_out() -> None:
     assert found.left_out == 40_000 - MOST_LINES
 
 
+def test_what_a_large_difference_shares_is_its_context_and_counts_as_no_change() -> None:
+    chance = random.Random(1)
+    old, new = ("\n".join([*"abcde", *(str(chance.random()) for _ in range(size)), "z"]) for size in (3_000, 2_000))
+
+    found = diff_of(old, new)
+
+    assert (found.added, found.removed) == (2_000, 3_000)
+    assert [line.text for line in found.hunks[0][:CONTEXT]] == ["c", "d", "e"]
+    assert found.left_out == CONTEXT + 1 + 5_000 - MOST_LINES
+
+
 def curve(*losses: float) -> list[LossPoint]:
     return [LossPoint(at, at / len(losses), loss) for at, loss in enumerate(losses)]
 

@@ -37,13 +37,13 @@ def texts(facts: Facts, tone: str) -> list[str]:
 def test_the_state_of_the_run_is_a_word_and_a_tone(story: Story, live: LiveStatus | None, word: str, tone: str) -> None:
     alive = facts_of(report_of(story, live)).alive
 
-    assert (alive.word, alive.tone) == (word, tone)
+    assert (alive.state, alive.tone) == (word, tone)
 
 
 def test_an_alarm_is_what_is_wrong_and_makes_a_running_run_a_stalled_one(story: Story) -> None:
     facts = facts_of(replace(report_of(story, LiveStatus(WORKING)), alarm="no trial has ended"))
 
-    assert facts.alive.word == "Stalled"
+    assert facts.alive.state == "Stalled"
     assert texts(facts, "bad") == ["no trial has ended"]
 
 

@@ -24,13 +24,11 @@ from services.dashboard.address import address, free_port
 from services.redis.acl import DASHBOARD
 from services.redis.server import RedisServer
 from tests.fixtures.journal_story import Story
-from tests.fixtures.servers import open_server
 from trainer.jobs import (
     Kind,
     Progress,
     RedisClient,
     Status,
-    connect,
     trial_id,
 )
 from trainer.jobs.environment import Program, environment, python_command
@@ -49,20 +47,6 @@ TITLE = "Replace the second MLP by a gated linear unit and give it the freed par
 PATIENCE_S = 300.0
 MANY = 5_000
 PAGE_BYTES = 400_000
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    with open_server(tmp_path_factory.mktemp("server")) as started:
-        yield started
-
-
-@pytest.fixture
-def bus(server: RedisServer) -> Iterator[RedisClient]:
-    found = RedisClient(connect(server.url, password=server.password))
-    yield found
-    found.connection.flushall()
-    found.connection.close()
 
 
 @pytest.fixture(scope="module")

@@ -14,18 +14,11 @@ from services.dashboard.access import COOKIE, FAILURES, Access
 from services.redis.acl import DASHBOARD
 from services.redis.server import RedisServer
 from tests.fixtures.journal_story import Story
-from tests.fixtures.servers import open_server
 from tests.services.dashboard.conftest import ORIGIN, TOKEN
 from trainer.jobs import RedisClient, Status, StatusKind, connect
 
 FROM_HERE = {"Origin": ORIGIN}
 ID = "0123456789ab"
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    with open_server(tmp_path_factory.mktemp("server")) as started:
-        yield started
 
 
 @pytest.fixture
@@ -65,6 +58,15 @@ def test_a_request_reaches_the_researcher_once_and_its_answer_is_shown(
     (request,) = story.journal.requests()
     assert (request.id, request.kind) == (f"pause-{ID}", "pause")
     assert story.run.paused_by_user
+
+
+def test_a_user_with_an_idea_sees_the_llms_status(story: Story, page: TestClient, bus: RedisClient) -> None:
+    sign_in(page)
+
+    assert "LLM:" not in page.get("/steer").text
+    bus.publish_status("llm", Status.working("none: <no> answer; the optimiser goes on"))
+
+    assert "LLM: none: &lt;no&gt; answer; the optimiser goes on." in page.get("/steer").text
 
 
 def test_an_idea_and_a_file_arrive_as_they_were_written(story: Story, page: TestClient, bus: RedisClient) -> None:

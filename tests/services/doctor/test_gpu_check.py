@@ -19,7 +19,14 @@ from researcher.llm.gpu_memory_split import margin_mib
 from services import cli
 from services.doctor import Severity
 from services.doctor.gpu_check import GpuMachine, MeasurementFailed, NotMeasurable, check_gpu, training_of
-from services.doctor.gpu_check_command import GpuUnfit, NotWritten, check_before_run, run_gpu_check, write_settings
+from services.doctor.gpu_check_command import (
+    REPORT,
+    GpuUnfit,
+    NotWritten,
+    check_before_run,
+    run_gpu_check,
+    write_settings,
+)
 from services.doctor.gpu_machine import ThisMachine
 from services.doctor.gpu_report import GpuReport, LlmLoad, Sensors, json_of, minutes, reserved_mib, text_of
 from services.machine.gpu_env import GPU_ENV, LOCAL, read
@@ -279,6 +286,15 @@ def test_gpu_is_measured_before_the_first_run_and_not_again_while_nothing_has_ch
     assert before_run(state, again) == ""
     assert again.calls == []
     assert "A trial will take about" in before_run(state, machines.SoundMachine(), "12gb"), "another profile"
+
+
+def test_gpu_is_measured_again_if_the_kept_report_is_damaged(tmp_path: Path) -> None:
+    state = State(tmp_path / "state")
+    before_run(state, machines.SoundMachine())
+    (state.root / REPORT).write_bytes(b"[\xff")
+
+    assert "A trial will take about" in before_run(state, machines.SoundMachine())
+    assert before_run(state, machines.SoundMachine()) == ""
 
 
 def test_run_on_an_unfit_gpu_is_refused_with_the_first_fault_each_time(tmp_path: Path) -> None:

@@ -73,18 +73,18 @@ def image(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def check(stack: InventedStack, uuid: str = "GPU-1", profile: str | None = None) -> list[str]:
-    told: list[str] = []
-    check_gpu_first(stack, PROJECT, uuid, profile, lambda line: told.append(str(line)))  # type: ignore[arg-type]
-    return told
+    lines: list[str] = []
+    check_gpu_first(stack, PROJECT, uuid, profile, lambda line: lines.append(str(line)))  # type: ignore[arg-type]
+    return lines
 
 
 def test_first_start_measures_on_the_named_gpu_without_network_or_volumes_and_shows_the_report() -> None:
     stack = InventedStack(InventedContainer())
 
-    told = check(stack, profile="24gb")
+    lines = check(stack, profile="24gb")
 
-    assert "scripts/up --skip-gpu-check" in told[0]
-    assert told[1:] == ["measuring: kernel", "A trial will take about 8:20"]
+    assert "scripts/up --skip-gpu-check" in lines[0]
+    assert lines[1:] == ["measuring: kernel", "A trial will take about 8:20"]
     assert stack.created["image"] == "overnight/trainer:0.1.0"
     assert stack.created["command"][-2:] == ["--profile", "24gb"]
     assert stack.created["network_mode"] == "none"

@@ -68,10 +68,10 @@ def test_a_foreign_process_holds_the_worker_until_it_is_gone(
     monkeypatch.setattr(gpu_watch, "_LOOK_AGAIN_S", 0)
     driver = NvmlLibrary([replace(H100, pids=(stranger.pid, worker), used_mib=40000)])
     install_nvml(monkeypatch, driver)
-    told: list[str] = []
+    reasons: list[str] = []
 
     def hold(words: str) -> bool:
-        told.append(words)
+        reasons.append(words)
         stranger.kill()
         stranger.wait()
         driver.gpus = [H100]
@@ -80,7 +80,7 @@ def test_a_foreign_process_holds_the_worker_until_it_is_gone(
     gpu_watch.wait_until_alone(lambda: gpu_watch.why_not_alone(9000, worker), hold)
 
     expected = f"cat ({stranger.pid})" if numbers_match else "hold 31000 MiB of the GPU"
-    assert [expected in words for words in told] == [True]
+    assert [expected in words for words in reasons] == [True]
 
 
 def test_a_worker_that_stops_waits_for_nobody(

@@ -24,7 +24,7 @@ GPU_IS_FULL = (
 )
 UNSCORED = dataclasses.replace(SCORED, bpb=None, printed_bpb=None)
 TIMED_OUT = Termination(Outcome.TIMED_OUT, "it was not scored within 9 s")
-PREEMPTED = Termination(Outcome.PREEMPTED, "the worker was told to stop")
+PREEMPTED = Termination(Outcome.PREEMPTED, "the worker was asked to stop")
 GONE = "the driver shows no GPU"
 TOO_LARGE = Termination(Outcome.OUT_OF_MEMORY, "it held 9000 MiB; the cap is 500 MiB")
 
@@ -77,7 +77,7 @@ def capped(*lines: str) -> Observation:
             "the GPU was gone when it ended: the driver",
         ),
         (dataclasses.replace(UNSCORED, stop=TIMED_OUT, no_gpu=GONE), Outcome.LOST, "the GPU was gone when it ended"),
-        (dataclasses.replace(UNSCORED, stop=PREEMPTED, no_gpu=GONE), Outcome.PREEMPTED, "told to stop"),
+        (dataclasses.replace(UNSCORED, stop=PREEMPTED, no_gpu=GONE), Outcome.PREEMPTED, "asked to stop"),
         (dataclasses.replace(SCORED, no_gpu=GONE), Outcome.OK, "val_bpb"),
         (ended(exit_code=None, signal=9, ended_by="wall limit"), Outcome.TIMED_OUT, "wall limit"),
         (dataclasses.replace(UNSCORED, ending=None), Outcome.LOST, "its guardian was killed by somebody else"),

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from tests import ROOT
-from tests.fixtures.trials import CAPS, as_user, everything_dead
+from tests.fixtures.trials import as_user, everything_dead, task_spec
 from trainer.data.task_data import TaskData, write_task_data
-from trainer.jobs import Direction, Kind, Metric, Outcome, TrialResult, TrialSpec, files_digest, profile_named
+from trainer.jobs import Direction, Metric, Outcome, TrialResult, files_digest
 from trainer.jobs.task import ScoreCommand, Task
 from trainer.sandbox.paths import WorkerConfig
 from trainer.trial.trial import run_trial
@@ -58,18 +58,7 @@ def run_task(ground: Path, config: WorkerConfig) -> RunTask:
     def run(solve: str, task: Task = CLAIMED, **fields: Any) -> TrialResult:
         held = TaskData(task, str(repository))
         write_task_data(data, held)
-        profile, files = profile_named("cpu").of_task(task), {"train.py": solve, **OTHERS}
-        spec = TrialSpec(
-            id="e-1-t1-a1",
-            kind=Kind.FIRST,
-            profile=profile.name,
-            files=files,
-            files_sha256=files_digest(files),
-            data_sha256=held.digest,
-            seed=7,
-            budget=profile.budget,
-            caps=CAPS,
-        )
+        spec = task_spec(held, {"train.py": solve, **OTHERS})
         result = run_trial(replace(spec, **fields), config, lambda progress: None, lambda: False)
         assert everything_dead(config.work)
         return result
