@@ -17,7 +17,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
-from types import FrameType
 from typing import BinaryIO
 
 from researcher.config.rules import asks_llm
@@ -27,6 +26,7 @@ from services.allinone.run import RUN_VARIABLES, run_settings
 from services.machine.gpus import AUTO
 from services.machine.supervisor import Child, ChildStatus, ProcessSupervisor
 from trainer.jobs.environment import Program, environment, python_command
+from trainer.stop import StopRequested, request_stop
 
 logger = logging.getLogger("overnight")
 
@@ -53,15 +53,11 @@ SSHD_FOLDER = Path("/run/sshd")
 AUTHORIZED_KEYS = SSHD_FOLDER / "authorized_keys"
 
 
-class StopRequested(Exception):
-    """SIGTERM or SIGINT: the container is being stopped."""
-
-
 def main() -> int:
     """Run until a signal; return the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _stop_requested)
+        signal.signal(number, request_stop)
     try:
         children = list(children_of(os.environ, WORKSPACE))
         with (
@@ -76,10 +72,6 @@ def main() -> int:
     except StopRequested:
         logger.info("stopped; a container on the same %s goes on from here", WORKSPACE)
     return 0
-
-
-def _stop_requested(number: int, _frame: FrameType | None) -> None:
-    raise StopRequested(number)
 
 
 def children_of(shell: Mapping[str, str], workspace: Path) -> Iterator[Child]:
