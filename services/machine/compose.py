@@ -52,7 +52,7 @@ class CommandFailed(StackError):
 @dataclass(frozen=True)
 class Container:
     """One container of the stack. `health` is None without a health check; `health_output` is the last output of the
-    check."""
+    check. `port` is the port of this machine on which the container is published, None without one."""
 
     service: str
     id: str
@@ -66,6 +66,7 @@ class Container:
     finished_at: datetime
     folder: Path
     files: tuple[Path, ...]
+    port: int | None = None
 
     @property
     def is_well(self) -> bool:
@@ -107,8 +108,18 @@ class ComposeProject:
 
     def image(self, service: str) -> str:
         """Return the image of a service. Raises StackError if compose refuses the files."""
-        image: str = json.loads(self._config("--format", "json"))["services"][service]["image"]
+        image: str = self._service(service)["image"]
         return image
+
+    def port(self, service: str) -> int | None:
+        """Return the port of this machine that a service asks for: 0 for any free one, None for none. Raises StackError
+        if compose refuses the files."""
+        asked = self._service(service).get("ports", [])
+        return int(asked[0]["published"]) if asked else None
+
+    def _service(self, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self._config("--format", "json"))["services"][name]
+        return found
 
     def _config(self, *options: str) -> str:
         answer = subprocess.run(
@@ -272,7 +283,13 @@ def container_of(facts: Mapping[str, Any]) -> Container:
         finished_at=_time(state["FinishedAt"]),
         folder=Path(labels[f"{LABEL}.project.working_dir"]),
         files=tuple(map(Path, labels[f"{LABEL}.project.config_files"].split(","))),
+        port=_published(facts["NetworkSettings"]["Ports"] or {}),
     )
+
+
+def _published(ports: Mapping[str, Sequence[Mapping[str, str]] | None]) -> int | None:
+    """Return the first port of this machine in the engine's table, which has None for a port that is not published."""
+    return next((int(each["HostPort"]) for published in ports.values() for each in published or ()), None)
 
 
 def _last_words(output: bytes, command: str, code: int) -> str:

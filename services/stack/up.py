@@ -12,13 +12,14 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
 
 from rich.console import Console
 
+from services.dashboard.address import address, free_port
 from services.doctor import Environment, Mode, Severity, examine, exit_code, print_findings
 from services.doctor.engine import HOOK, has_only_cdi
 from services.doctor.environment import compose_files
@@ -44,6 +45,7 @@ or more of it: scripts/up with a larger limit, docker compose restart researcher
 NOTICED_S = 1.0
 REQUIRED = ("redis", "trainer", "researcher")
 PREPARING = ("secrets", "data")  # compose starts them, because required services depend on them
+PAGE = "dashboard"  # the service whose port a browser on this machine opens
 BESIDE_S = 60.0  # enough to start containers whose images are there, after one-shots on a busy machine
 
 
@@ -89,6 +91,7 @@ def bring_up(options: UpOptions, stack: Stack, folder: Path, console: Console) -
     StackError if a required container does not become healthy."""
     by_cdi = has_only_cdi(stack.engine.info(), shutil.which(HOOK))
     project = ComposeProject(folder, compose_files(options.mode, by_cdi=by_cdi), options.limits)
+    project = with_free_port(project, stack, console)
     optional = [name for name in project.services() if name not in (*REQUIRED, *PREPARING)]
     before, began = stack.containers(), datetime.now(UTC)
     try:
@@ -108,7 +111,23 @@ def bring_up(options: UpOptions, stack: Stack, folder: Path, console: Console) -
         console.print(line, markup=False)
     if coming:
         console.print("the run goes on without them", markup=False)
+    for each in after:
+        if each.service == PAGE and each.port is not None:
+            console.print(f"page   {address(each.port)}", markup=False)
     console.print(NEXT.format(project=stack.project), markup=False, end="")
+
+
+def with_free_port(project: ComposeProject, stack: Stack, console: Console) -> ComposeProject:
+    """Return the project with any free port for the page if another program has the port that the page asks for.
+
+    Otherwise compose would stop there, also with the services that it starts beside the page.
+    """
+    wanted = project.port(PAGE) if PAGE in project.services() else None
+    own = {each.port for each in stack.containers() if each.service == PAGE}
+    if not wanted or wanted in own or free_port(wanted) == wanted:
+        return project
+    console.print(f"port {wanted} is taken, so the page gets another one", markup=False)
+    return replace(project, limits={**project.limits, "PAGE_PORT": "0"})
 
 
 def _refuse(stack: Stack, console: Console) -> NoReturn:

@@ -9,6 +9,7 @@ import io
 import os
 import re
 import shlex
+import socket
 import subprocess
 import sys
 import tarfile
@@ -28,6 +29,7 @@ from rich.console import Console
 from typer.main import get_command
 
 from services.__main__ import app
+from services.dashboard.address import LOOPBACK, free_port
 from services.doctor import Mode
 from services.machine.compose import Container, Stack, StackError
 from services.machine.gpu_env import KEYS
@@ -73,6 +75,9 @@ services:
     command: ["sh", "-c", "echo pulling a-model, 37 %; exec sleep infinity"]
     volumes: [./shared:/shared]
     healthcheck: {test: ["CMD", "test", "-e", "/shared/pulled"], interval: 200ms, retries: 1, start_period: 1h}
+  dashboard:
+    <<: *idle
+    ports: ["127.0.0.1:${PAGE_PORT:-0}:8642"]
 volumes:
   journal: {}
   subject: {}
@@ -139,10 +144,9 @@ def said(act: Callable[[Console], object]) -> str:
 def test_second_up_changes_nothing_and_says_so_and_a_changed_limit_renews_who_reads_it(toy: Toy) -> None:
     first, second, third = toy.up(), toy.up(), toy.up(EXPERIMENTS="5")
 
-    assert first.startswith(
-        "data started, model started, ollama started, redis started, researcher started, trainer started\nup: images "
-    )
-    assert second.startswith("already up: nothing changed\nnext ")
+    everything = ("dashboard", "data", "model", "ollama", "redis", "researcher", "trainer")
+    assert first.startswith(", ".join(f"{service} started" for service in everything) + "\nup: images ")
+    assert second.startswith("already up: nothing changed\npage ")
     assert third.startswith("researcher recreated\n")
 
 
@@ -154,6 +158,35 @@ def test_what_is_optional_may_come_later_and_is_told_with_its_progress(toy: Toy)
 
     assert re.search(r"^still coming: model +running, starting: pulling a-model, 37 %$", told, re.MULTILINE)
     assert "the run goes on without them" in told
+
+
+@pytest.mark.docker
+def test_the_page_gets_another_port_if_a_program_has_its_own_and_keeps_that_at_the_next_up(
+    toy: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server((LOOPBACK, 0)) as other:
+        taken = other.getsockname()[1]
+        monkeypatch.setenv("PAGE_PORT", str(taken))
+
+        first, second = toy.up(), toy.up()
+
+    page = toy.stack.container("dashboard")
+    assert page.port not in (None, 0, taken)
+    assert f"page   http://127.0.0.1:{page.port}/" in first
+    assert "still coming" not in first
+    assert "already up: nothing changed" in second
+
+
+@pytest.mark.docker
+def test_the_page_keeps_the_port_that_it_has_itself(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PAGE_PORT", str(port := free_port(0)))
+
+    toy.up()
+    second = toy.up()
+
+    assert toy.stack.container("dashboard").port == port
+    assert "already up: nothing changed" in second
+    assert "taken" not in second
 
 
 @pytest.mark.docker
