@@ -198,7 +198,8 @@ def times(began: datetime, ended: datetime, after: Sequence[Container]) -> str:
 
 def container_text(stack: Stack, container: Container) -> str:
     """Return one line about a container; if it is not well, the line ends with its last message."""
-    line = f"{container.service:<10} {container.in_words()}"
+    at = "" if container.port is None else f", {address(container.port)}"
+    line = f"{container.service:<10} {container.in_words()}{at}"
     if container.is_well or container.state == "created":
         return line
     last = container.health_output or next(iter(stack.last_lines(container, 1)), None)

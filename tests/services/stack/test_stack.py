@@ -36,7 +36,7 @@ from services.machine.gpu_env import KEYS
 from services.stack.end_action import ACTIONS, run_after
 from services.stack.follow import Ending, watch_run
 from services.stack.results import IMAGE, fetch, unpack
-from services.stack.up import PREPARING, REQUIRED, UpOptions, bring_up, changes, times
+from services.stack.up import PREPARING, REQUIRED, UpOptions, bring_up, changes, container_text, times
 from tests import ROOT
 from tests.fixtures.warm_processes import completed
 
@@ -558,3 +558,13 @@ def test_the_cloud_example_installs_only_what_is_missing(
     called = (tmp_path / "called").read_text().splitlines() if (tmp_path / "called").exists() else []
     assert [line.split()[-len(installed) :] for line in called[1:]] == ([installed] if installed else [])
     assert called[:1] == (["update"] if installed else [])
+
+
+@pytest.mark.parametrize(
+    ("port", "line"),
+    [(None, "dashboard  running, healthy"), (8642, "dashboard  running, healthy, http://127.0.0.1:8642/")],
+)
+def test_the_line_of_a_published_container_has_its_address(port: int | None, line: str) -> None:
+    unused: Any = None  # a container that is well has no last message
+
+    assert container_text(unused, container("dashboard", port=port)) == line
