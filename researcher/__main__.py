@@ -7,7 +7,6 @@ code is a fault; a restart continues the run. An outage (a full disk, a missing 
 from __future__ import annotations
 
 import gc
-import json
 import logging
 import random
 import secrets
@@ -15,14 +14,13 @@ import signal
 import sys
 import time
 from contextlib import ExitStack, closing
-from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from pydantic import ValidationError
 
+from researcher.config.data_digests import DataDigests, read_digests
 from researcher.config.settings import Settings, faults
-from researcher.errors import JournalError, ResearcherError, SubjectError
+from researcher.errors import JournalError, ResearcherError
 from researcher.journal.records import Run
 from researcher.journal.writer import Journal
 from researcher.loop.backups import Backups
@@ -143,10 +141,10 @@ def _open_subject(settings: Settings, journal: Journal) -> Workspace:
 def _find_or_start_run(
     settings: Settings, profile: Profile, journal: Journal, workspace: Workspace, clock: RunClock
 ) -> Run:
-    data_sha256 = _data_digest(settings.data_dir)
+    data = read_digests(settings.data_dir)
     run = journal.run()
     if run is None:
-        return _start_run(settings, profile, journal, workspace, data_sha256, clock())
+        return _start_run(settings, profile, journal, workspace, data, clock())
     if run.profile != profile.name:
         raise JournalError(
             f"run {run.tag} is of profile {run.profile}, not {profile.name}; use another --state for that"
@@ -161,16 +159,16 @@ def _find_or_start_run(
             f"run {run.tag} compares {run.metric.name} ({run.metric.explained(run.degree)}), not "
             f"{profile.metric.name} ({profile.metric.explained(profile.degree)}); use another --state for that"
         )
-    if run.data_sha256 == _digest_before(settings.data_dir):
-        run = journal.name_data(run, data_sha256)
-    if run.data_sha256 != data_sha256:
+    if not data.are_those_of(run.data_sha256, run.without_unseen_sha256):
         raise JournalError(f"the data in {settings.data_dir} is not what run {run.tag} was measured on; restore it")
+    if (run.data_sha256, run.without_unseen_sha256) != (data.whole, data.without_unseen):
+        run = journal.name_data(run, data.whole, data.without_unseen)
     journal.price(run, settings.prices())
     return run
 
 
 def _start_run(
-    settings: Settings, profile: Profile, journal: Journal, workspace: Workspace, data_sha256: str, at: float
+    settings: Settings, profile: Profile, journal: Journal, workspace: Workspace, data: DataDigests, at: float
 ) -> Run:
     require_no_lost_journal(settings.journal_dir)
     workspace.require_clean()
@@ -186,7 +184,8 @@ def _start_run(
         budget=profile.budget.amount,
         branch=f"overnight/{tag}",
         base_commit=base,
-        data_sha256=data_sha256,
+        data_sha256=data.whole,
+        without_unseen_sha256=data.without_unseen,
         seed=settings.seed if settings.seed is not None else random.SystemRandom().randrange(2**31),
         seed_key=secrets.token_hex(16) if settings.seed is None else str(settings.seed),
         prices=settings.prices(),
@@ -196,25 +195,6 @@ def _start_run(
         metric=profile.metric,
         degree=profile.degree,
     )
-
-
-def _data_digest(folder: Path) -> str:
-    return str(_manifest(folder)["digest"])
-
-
-def _digest_before(folder: Path) -> str | None:
-    """Return the digest of the same data before an unseen slice was added, or None if the data always had one."""
-    before = _manifest(folder).get("earlier_digest")
-    return None if before is None else str(before)
-
-
-def _manifest(folder: Path) -> dict[str, Any]:
-    try:
-        manifest = dict(json.loads((folder / "manifest.json").read_text(encoding="utf-8")))
-        manifest["digest"]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise SubjectError(f"no prepared data in {folder} ({error}); run `overnight prepare` first") from error
-    return manifest
 
 
 if __name__ == "__main__":

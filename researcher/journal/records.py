@@ -140,6 +140,7 @@ class Run:
     ended_at: float | None = None  # when the run ended; None while it continues, and in an older journal
     metric: Metric = BITS_PER_BYTE
     degree: Degree = Degree.MEASURED
+    without_unseen_sha256: str | None = None  # of the data without the unseen slice; None in an older journal
 
     @property
     def paused_by_user(self) -> bool:

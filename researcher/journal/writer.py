@@ -48,16 +48,16 @@ class Journal(JournalReader):
     def start_run(
         self, *, tag: str, profile: str, budget: float, branch: str, base_commit: str, data_sha256: str, seed: int,
         prices: Prices, source: str, fingerprint: str, at: float, seed_key: str | None = None,
-        metric: Metric = BITS_PER_BYTE, degree: Degree = Degree.MEASURED,
+        metric: Metric = BITS_PER_BYTE, degree: Degree = Degree.MEASURED, without_unseen_sha256: str | None = None,
     ) -> Run:  # fmt: skip
         """Begin a run with its baseline in one transaction, so that no run without a baseline exists."""
         with checkpointed_transaction(self._database) as database:
             run = database.execute(
                 "INSERT INTO run (tag, profile, budget, branch, base_commit, data_sha256, seed, seed_key,"
-                " price_per_hour, price_per_mtoken, created_at, metric_name, metric_direction, metric_unit, degree)"
-                f" VALUES ({', '.join('?' * 15)})",
+                " price_per_hour, price_per_mtoken, created_at, metric_name, metric_direction, metric_unit, degree,"
+                f" without_unseen_sha256) VALUES ({', '.join('?' * 16)})",
                 (tag, profile, budget, branch, base_commit, data_sha256, seed, seed_key, prices.per_hour,
-                 prices.per_mtoken, at, *astuple(metric), degree),
+                 prices.per_mtoken, at, *astuple(metric), degree, without_unseen_sha256),
             ).lastrowid  # fmt: skip
             database.execute(
                 "INSERT INTO experiment (run, number, title, hypothesis, source, fingerprint, added_lines, state,"
@@ -75,10 +75,15 @@ class Journal(JournalReader):
         """End the pause."""
         self._change("UPDATE run SET paused = NULL, pause_cause = NULL, going_since = ? WHERE id = ?", at, run.id)
 
-    def name_data(self, run: Run, data_sha256: str) -> Run:
-        """Record a new digest for the same data, after a missing slice was added to them."""
-        self._change("UPDATE run SET data_sha256 = ? WHERE id = ?", data_sha256, run.id)
-        return replace(run, data_sha256=data_sha256)
+    def name_data(self, run: Run, whole: str, without_unseen: str | None) -> Run:
+        """Record the digests of the run's data. Unseen scores of the open confirmation are dropped if they are of
+        another slice, because scores on two slices do not compare."""
+        is_open = "confirmation IN (SELECT id FROM confirmation WHERE state <> 'applied')"
+        with checkpointed_transaction(self._database) as database:
+            database.execute(f"UPDATE trial SET unseen_bpb = NULL WHERE ? <> ? AND {is_open}", (whole, run.data_sha256))
+            names = "data_sha256 = ?, without_unseen_sha256 = ?"
+            self._change(f"UPDATE run SET {names} WHERE id = ?", whole, without_unseen, run.id)
+        return replace(run, data_sha256=whole, without_unseen_sha256=without_unseen)
 
     def price(self, run: Run, prices: Prices) -> None:
         """Change the prices of the run from its beginning. A price of None keeps the old one."""
@@ -375,22 +380,17 @@ class Journal(JournalReader):
 
     def confirmation_applied(self, confirmation: Confirmation, at: float) -> None:
         """Record that git shows the verdict."""
-        self._change(
-            "UPDATE confirmation SET state = 'applied', applied_at = ? WHERE id = ? AND state = 'decided'",
-            at, confirmation.id,
-        )  # fmt: skip
+        applied = "UPDATE confirmation SET state = 'applied', applied_at = ? WHERE id = ? AND state = 'decided'"
+        self._change(applied, at, confirmation.id)
 
     def _answer_confirm(self, answer: str, at: float) -> None:
         """Answer all waiting requests for a claim with this claim's result."""
-        self._database.execute(
-            "UPDATE request SET state = ?, answer = ?, done_at = ? WHERE kind = ? AND state = 'waiting'",
-            (RequestState.DONE, answer, at, CONFIRM),
-        )
+        answered = "UPDATE request SET state = ?, answer = ?, done_at = ? WHERE kind = ? AND state = 'waiting'"
+        self._database.execute(answered, (RequestState.DONE, answer, at, CONFIRM))
 
     def _move(self, mark: str, experiment: int) -> None:
-        self._database.execute(
-            f"UPDATE run SET {mark} = ? WHERE id = (SELECT run FROM experiment WHERE id = ?)", (experiment, experiment)
-        )
+        of_run = "id = (SELECT run FROM experiment WHERE id = ?)"
+        self._database.execute(f"UPDATE run SET {mark} = ? WHERE {of_run}", (experiment, experiment))
 
     def _change(self, statement: str, *values: Any) -> None:
         if self._database.execute(statement, values).rowcount == 0:

@@ -104,6 +104,21 @@ GUARDS = (
         _JOURNAL + "nothing_is_decided_twice",
     ),
     Guard(
+        "scores on two unseen slices are not compared",
+        "researcher/journal/writer.py",
+        "SET unseen_bpb = NULL WHERE ? <> ? AND",
+        "SET unseen_bpb = NULL WHERE ? <> ? AND 0 AND",
+        _JOURNAL + "unseen_scores_of_an_open_confirmation_are_dropped_only_with_their_slice",
+    ),
+    Guard(
+        "a run goes on with data that are prepared again",
+        "researcher/config/data_digests.py",
+        "data_sha256 in (self.whole, self.earlier) or is_prepared_again",
+        "data_sha256 in (self.whole, self.earlier)",
+        "researcher/config/test_data_digests.py::"
+        "test_data_that_are_prepared_again_may_differ_in_their_unseen_slice_alone",
+    ),
+    Guard(
         "a keep succeeds its parent",
         "researcher/journal/writer.py",
         " AND incumbent IS (SELECT parent FROM experiment WHERE id = ?1)",

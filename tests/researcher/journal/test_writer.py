@@ -241,6 +241,27 @@ def test_only_the_newest_trial_is_begun_again(journal: Journal, run: Run) -> Non
     assert journal.trial(lost.id) == lost
 
 
+@pytest.mark.parametrize(("whole", "kept_scores"), [("d", [1.9]), ("another", [None])])
+def test_unseen_scores_of_an_open_confirmation_are_dropped_only_with_their_slice(
+    journal: Journal, run: Run, whole: str, kept_scores: list[float | None]
+) -> None:
+    kept = keep(journal, run, 1)
+    confirmation = begin_confirmation(journal, run, ConfirmationKind.CLAIM, kept)
+    for of_claim in (None, confirmation.id):
+        trial = journal.add_trial(run, kept, Kind.CONFIRM, seed=3, at=9.0, confirmation=of_claim)
+        journal.finish_trial(trial, replace(result(1.7), unseen_bpb=1.9), 10.0)
+
+    named = journal.name_data(run, whole, "w")
+
+    after = journal.run()
+    assert after is not None
+    assert (after.data_sha256, after.without_unseen_sha256) == (whole, "w")
+    assert (named.data_sha256, named.without_unseen_sha256) == (whole, "w")
+    assert [trial.unseen_bpb for trial in journal.trials(confirmation=confirmation.id)] == kept_scores
+    assert [trial.val_bpb for trial in journal.trials(confirmation=confirmation.id)] == [1.7]
+    assert journal.trials(experiment=kept)[-2].unseen_bpb == 1.9
+
+
 def test_a_confirmation_is_opened_widened_and_decided_once(journal: Journal, run: Run) -> None:
     kept = keep(journal, run, 1)
     confirmation = begin_confirmation(journal, run, ConfirmationKind.CLAIM, kept)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pytest
 from tokenizers import Tokenizer
 
+from researcher.config.data_digests import read_digests
 from tests.trainer.data.conftest import Prepared, as_it_was, story
 from trainer.data import FolderTaken, NotPrepared, TextUnusable, prepare, read_manifest, upgrade, verify
 from trainer.data.generated import GENERATED, SECRET
@@ -146,6 +147,8 @@ def test_each_folder_has_a_secret_of_its_own_that_is_named_nowhere(
     assert secrets[0] != secrets[1]
     assert manifests[0].sha256["private/unseen.npy"] != manifests[1].sha256["private/unseen.npy"]
     assert manifests[0].digest != manifests[1].digest
+    first, second = map(read_digests, folders)
+    assert first.without_unseen == second.without_unseen is not None, "a run goes on with data that are prepared again"
     readable = [path for path in folders[0].iterdir() if path.is_file()]
     assert not any(secrets[0].encode() in path.read_bytes() for path in readable)
 
