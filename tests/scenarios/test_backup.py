@@ -32,7 +32,7 @@ def test_a_run_whose_machine_is_lost_goes_on_from_its_backup_and_loses_one_trial
         finished = sum(trial.finished for trial in history.trials())
     shutil.rmtree(state.root)
 
-    assert "overnight run --state" in local_run.publish_status("restore", str(place))
+    assert "overnight run --state" in local_run.overnight("restore", str(place))
     with JournalReader(state.journal) as history:
         restored = sum(trial.finished for trial in history.trials())
         measured = history.measured_count()
@@ -43,4 +43,4 @@ def test_a_run_whose_machine_is_lost_goes_on_from_its_backup_and_loses_one_trial
     local_run.wait_for_silence()
     with JournalReader(state.journal) as history:
         assert history.measured_count() == measured + 1
-    assert "written: overnight-lost-" in local_run.publish_status("backup", str(place))
+    assert "written: overnight-lost-" in local_run.overnight("backup", str(place))

@@ -2,8 +2,8 @@
 
 Promises: no two trainers work in one folder. An automatically chosen user is held by no other trainer, and can open and
 start everything that a candidate needs; otherwise the reason is reported. A user is held while this process or a fork
-of it lives. Does not cover a user that an option names, nor trainers that see each other's processes but not each
-other's /run.
+of it lives. Does not cover a user that an option names, nor the trainer of a container within a container, whose
+processes the outer one sees without its /run.
 """
 
 from __future__ import annotations
@@ -27,9 +27,19 @@ from trainer.sandbox.visible_paths import grants
 
 AUTO: Literal["auto"] = "auto"
 LOCKS = Path("/run")
-# Neither Debian nor systemd assigns these. The containers' 64001 is not among them: all processes of a uid are killed
-# between trials, and those of containers are visible from the host.
-UIDS = range(65_521, 65_530)
+_FIRST_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO in the kernel's include/linux/proc_ns.h
+
+
+def _uids(pid_namespace: int) -> range:
+    """Return the uids of candidates in a PID namespace. Neither Debian nor systemd assigns them.
+
+    All processes of a uid are killed between trials. Those of containers are visible from the host, so the host has
+    uids of its own, and none of them is the 64001 of the stack.
+    """
+    return range(65_521, 65_530) if pid_namespace == _FIRST_PID_NAMESPACE else range(64_011, 64_020)
+
+
+UIDS = _uids(os.stat("/proc/self/ns/pid").st_ino)
 _LOCK_S = 15.0  # long enough for a worker that is stopping
 _STARTS = "import sys; sys.path.insert(0, sys.argv[1]); import numpy, trainer.candidate.runner"
 

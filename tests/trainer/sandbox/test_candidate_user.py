@@ -19,7 +19,15 @@ import pytest
 from tests.fixtures.trials import as_other_user
 from trainer.sandbox import candidate_user
 from trainer.sandbox.access_check import MOVE
-from trainer.sandbox.candidate_user import AUTO, UIDS, Obstacle, SandboxUser, acquire
+from trainer.sandbox.candidate_user import (
+    _FIRST_PID_NAMESPACE,
+    AUTO,
+    UIDS,
+    Obstacle,
+    SandboxUser,
+    _uids,
+    acquire,
+)
 from trainer.sandbox.launch import User
 from trainer.sandbox.paths import WorkerConfig
 
@@ -101,6 +109,13 @@ def told(said: str) -> Obstacle:
 
 def owner(folder: Path) -> tuple[int, int]:
     return folder.stat().st_uid, stat.S_IMODE(folder.stat().st_mode)
+
+
+def test_the_host_ends_no_candidate_of_a_container() -> None:
+    host, container = _uids(_FIRST_PID_NAMESPACE), _uids(_FIRST_PID_NAMESPACE - 1)
+
+    assert not {*host} & {*container, 64_001}
+    assert len(host) == len(container) == 9
 
 
 @as_other_user
