@@ -58,7 +58,7 @@ def test_the_guard_stands_where_the_table_says_and_its_test_exists(guard: Guard)
 
 @pytest.fixture(scope="session")
 def whole() -> Iterator[Path]:
-    """The packages, compiled: what runs on a copy of them need not compile more than what was changed."""
+    """A compiled copy of the packages. A test there compiles only the module that lacks its guard."""
     with copied() as folder:
         subprocess.run([sys.executable, "-m", "compileall", "-q", folder], check=True)
         yield folder
@@ -70,8 +70,8 @@ def test_with_all_guards_every_test_passes(whole: Path, request: pytest.FixtureR
     """The tests of those guards that this run takes away."""
     params = [item.callspec.params for item in request.session.items if item.name.startswith(TAKES_AWAY)]
     taken = [each["guard"] for each in params] or GUARDS
-    with copied(whole) as folder:
-        done = run(folder, *sorted({guard.test for guard in taken}))
+
+    done = run(whole, *sorted({guard.test for guard in taken}))
 
     assert done.returncode == 0, done.stdout
 
@@ -84,28 +84,41 @@ def test_with_all_guards_every_test_passes(whole: Path, request: pytest.FixtureR
 def test_without_the_guard_its_test_fails(guard: Guard, whole: Path) -> None:
     if "other-uid" in guard.test and os.geteuid() != 0:
         pytest.skip("needs root: only root can start a process under another uid")
-    with copied(whole) as folder:
-        mutated = folder / guard.file
-        mutated.write_text(mutated.read_text().replace(guard.old, guard.new))
-        Path(cache_from_source(str(mutated))).unlink(missing_ok=True)
-
-        done = run(folder, guard.test)
+    with taken_away(guard, whole):
+        done = run(whole, guard.test)
 
     assert done.returncode == TEST_FAILED, f"{guard.name}: {done.stdout}{done.stderr}"
 
 
 @contextmanager
-def copied(source: Path = ROOT) -> Iterator[Path]:
-    """The packages in a folder of their own that every uid may enter; compiled where they are in `source`, if that is
-    not the checkout, whose compiled files may be those of another commit."""
-    ignored = shutil.ignore_patterns("__pycache__") if source == ROOT else None
+def copied() -> Iterator[Path]:
+    """The packages in a folder of their own that every uid may enter."""
     with tempfile.TemporaryDirectory(prefix="overnight-test-", dir="/var/tmp") as name:
         folder = Path(name)
         folder.chmod(0o755)
         for package in COPIED:
-            shutil.copytree(source / package, folder / package, ignore=ignored)
-        shutil.copy(source / "pyproject.toml", folder)
+            shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(ROOT / "pyproject.toml", folder)
         yield folder
+
+
+@contextmanager
+def taken_away(guard: Guard, folder: Path) -> Iterator[None]:
+    """Take a guard away from the packages in `folder`, and put its module back as it was, with its compiled file."""
+    path = folder / guard.file
+    compiled = Path(cache_from_source(str(path)))
+    there = [each for each in (path, compiled) if each.exists()]
+    text = path.read_text()
+    for each in there:
+        each.rename(f"{each}.whole")
+    path.write_text(text.replace(guard.old, guard.new))
+    shutil.copymode(f"{path}.whole", path)
+    try:
+        yield
+    finally:
+        compiled.unlink(missing_ok=True)
+        for each in there:
+            Path(f"{each}.whole").rename(each)
 
 
 def run(folder: Path, *tests: str) -> subprocess.CompletedProcess[str]:
