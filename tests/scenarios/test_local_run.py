@@ -197,8 +197,7 @@ def test_the_page_is_served_beside_the_run_and_comes_back_when_it_is_killed(loca
 
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
-    local_run.wait_for_silence()
-    assert state_on_page(address) is None
+    local_run.wait_for_silence()  # of the page's process too; the run of another test may have its port by now
 
 
 def state_on_page(address: str) -> str | None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
-from itertools import count
 from pathlib import Path
 
 import pytest
 
 from tests.services.adopt.test_adopt import FILES, Own, home, needs_landlock, own
-from trainer.jobs import Outcome, TrialResult
+from trainer.jobs import Outcome
 
 __all__ = ["home", "own"]
 
@@ -33,23 +32,13 @@ def busy() -> Iterator[None]:
 @pytest.mark.slow
 @needs_landlock
 def test_no_adopted_trial_times_out_beside_four_busy_processes(own: Own, busy: None, tmp_path: Path) -> None:
-    numbers = count()
-
-    def measured(setups: list[float] | None) -> TrialResult:
-        """Measure once more what a busy machine has disturbed, as the researcher does."""
-        result = own.trial(tmp_path, next(numbers), setups, train=SETS_UP + FILES["train.py"])
-        return (
-            own.trial(tmp_path, next(numbers), setups, train=SETS_UP + FILES["train.py"])
-            if result.disturbed
-            else result
-        )
-
+    with_set_up = SETS_UP + FILES["train.py"]
     assert own.init()
-    baseline = [measured(None) for _ in range(BASELINES)]
+    baseline = [own.trial(tmp_path, number, train=with_set_up) for number in range(BASELINES)]
     assert [result.outcome for result in baseline] == [Outcome.OK] * BASELINES, [each.reason for each in baseline]
     setups = [each.timing.setup for each in baseline if each.timing is not None and each.timing.setup is not None]
     assert len(setups) == BASELINES
 
-    trials = [measured(setups) for _ in range(TRIALS)]
+    trials = [own.trial(tmp_path, number, setups, train=with_set_up) for number in range(BASELINES, BASELINES + TRIALS)]
 
     assert [each.outcome for each in trials] == [Outcome.OK] * TRIALS, [each.reason for each in trials]

@@ -348,7 +348,7 @@ def test_code_from_a_hub_is_read_from_its_cache_in_trials_and_dry_runs(
     (tmp_path / ".cache" / "huggingface").rename(tmp_path / "hf")
 
     assert own.init()
-    result = own.trial(tmp_path, budget=3.0)  # on a busy machine, too: the claim is about what is read
+    result = own.trial(tmp_path, budget=3.0)
 
     assert result.outcome is Outcome.OK, result.reason
     assert dry_run(own, tmp_path, FROM_A_HUB["train.py"]) is DryRunVerdict.PASSES
