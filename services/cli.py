@@ -18,7 +18,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from researcher.errors import OvernightError, ResearcherError
-from researcher.files import read_text
+from researcher.files import read_text, write_whole
 from researcher.journal.records import CONFIRM
 from services.machine.installation import version
 from services.views import show
@@ -151,6 +151,20 @@ def export(
 ) -> None:
     """Write results.tsv and .json, proposers.tsv, the pictures, the best train.py and subject.bundle into a folder."""
     show.export(state_of(state), to, console)
+
+
+@app.command(rich_help_panel=LOOK, epilog="Example: overnight report --to run.html")
+def report(
+    to: Annotated[Path, typer.Option(dir_okay=False, help="The file to write.")] = Path("overnight-report.html"),
+    state: StateOption = None,
+) -> None:
+    """Write the run into one HTML file to send to others, which needs no network and no other file."""
+    from services.dashboard.file_report import report_of  # noqa: PLC0415 - imports Optuna and the templates
+
+    folder = state_of(state)
+    folder.require_run()
+    write_whole(to, report_of(folder).encode())
+    console.print(f"written to {to.resolve()}", soft_wrap=True)
 
 
 @app.command(rich_help_panel=STEER, epilog='Example: overnight idea "try a wider MLP"')

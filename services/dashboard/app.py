@@ -136,7 +136,18 @@ def _add_pages(app: FastAPI, data: RunData, access: Access) -> None:
 
     @app.get("/learned", response_class=HTMLResponse)
     def learned() -> str:
-        return render("learned.html", here="learned", report=data.snapshot().report)
+        from services.dashboard.learned import failures_of, fruitless  # noqa: PLC0415 - imports Optuna
+
+        report = data.snapshot().report
+        found = report.run_report
+        return render(
+            "learned.html",
+            here="learned",
+            report=report,
+            knobs=data.knobs(),
+            failures=() if found is None else failures_of(found.rows),
+            fruitless=0 if found is None else fruitless(found),
+        )
 
 
 def _add_data(app: FastAPI, data: RunData) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import redis
 
@@ -26,6 +27,9 @@ from services.redis.acl import DASHBOARD
 from services.views.client import ClientError, open_bus
 from services.views.follow import OpenJournal
 from trainer.jobs import LossPoint, RedisClient, TrialResult
+
+if TYPE_CHECKING:
+    from services.dashboard.learned import KnobLine, Knowledge
 
 FRESH_S = 1.0
 MOST_OF_THE_TIME = 20  # a report is reused for so many times the seconds that it took
@@ -88,6 +92,7 @@ class RunData:
         self._live_trial: str | None = None
         self._live_curve: list[LossPoint] = []
         self._curves: dict[int, tuple[LossPoint, ...]] = {}  # of finished trials, by their ids
+        self._knowledge: tuple[float, Knowledge] | None = None  # with the moment at which its run began
 
     def close(self) -> None:
         """Close the journal and end the thread."""
@@ -105,6 +110,10 @@ class RunData:
     def source(self, number: int) -> str:
         """Return an experiment's train.py. Raises NoSuchExperiment, also for a rejected proposal, and JournalError."""
         return self._thread.submit(self._read_source, number).result()
+
+    def knobs(self) -> tuple[KnobLine, ...]:
+        """Return what moving each knob did; empty before the baseline is measured. Raises JournalError."""
+        return self._thread.submit(self._read_knobs).result()
 
     def bus(self) -> RedisClient | None:
         """Return a client of the run's Redis, or None while there is none."""
@@ -183,6 +192,19 @@ class RunData:
                 compared_curve=() if compared is None else self._curve_of(history, compared),
                 log=self._log(trials),
             )
+
+    def _read_knobs(self) -> tuple[KnobLine, ...]:
+        from services.dashboard.learned import Knowledge  # noqa: PLC0415 - imports Optuna
+
+        found = self._read_snapshot().report.run_report
+        if found is None or found.incumbent is None:
+            return ()
+        if self._knowledge is None or self._knowledge[0] != found.run.created_at:
+            self._knowledge = found.run.created_at, Knowledge()
+        knowledge = self._knowledge[1]
+        with self._journal.reader() as history:
+            knowledge.learn(history)
+            return knowledge.knobs(found, history.source(found.incumbent.experiment.id))
 
     def _row(self, number: int) -> tuple[RunReport, Row]:
         run_report = self._read_snapshot().report.run_report

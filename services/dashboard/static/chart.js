@@ -20,6 +20,7 @@
   let width = 0, height = 0;
 
   const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  const addressOf = (point) => `${canvas.dataset.experiments}${point[NUMBER]}`;
   const lastNumber = () => chart.points[chart.points.length - 1][NUMBER];
   const whole = () => ({ from: -0.6, to: Math.max(lastNumber() + 1.2, 4) });
   const x = (number) => pad.left + ((number - view.from) / (view.to - view.from)) * (width - pad.left - pad.right);
@@ -33,9 +34,10 @@
   const place = (point) => [x(point[NUMBER]), point[VALUE] === null ? strip() : y(point[VALUE])];
 
   async function load() {
-    const answer = await fetch("/chart.json");
-    if (!answer.ok) return;
-    const fresh = await answer.json();
+    const inFile = document.getElementById("chart-data"); // a report is one file, and holds its data
+    const answer = inFile ? null : await fetch("/chart.json");
+    if (answer && !answer.ok) return;
+    const fresh = inFile ? JSON.parse(inFile.textContent) : await answer.json();
     if (!fresh.scale) return;
     const follows = !view || (chart && view.to >= lastNumber() + 0.9);
     const number = picked >= 0 && chart ? chart.points[picked][NUMBER] : null;
@@ -257,7 +259,7 @@
       return part;
     });
     const link = document.createElement("a");
-    link.href = `/experiments/${point[NUMBER]}`;
+    link.href = addressOf(point);
     link.textContent = "Everything about it";
     tip.replaceChildren(head, ...lines, ...(held ? [link] : []));
     spoken.textContent = `${head.textContent}: ${[words, value, change].filter(Boolean).join(", ")}`;
@@ -323,7 +325,7 @@
       const index = Math.min(last, Math.max(0, goTo)), number = chart.points[index][NUMBER];
       if (number < view.from || number > view.to) moveTo(number - (view.to - view.from) / 2, view.to - view.from);
       pick(index, true);
-    } else if (event.key === "Enter" && picked >= 0) location.href = `/experiments/${chart.points[picked][NUMBER]}`;
+    } else if (event.key === "Enter" && picked >= 0) location.href = addressOf(chart.points[picked]);
     else if (event.key === "Escape") pick(-1, false);
     else if (event.key === "+") zoom(1 / 1.5);
     else if (event.key === "-") zoom(1.5);

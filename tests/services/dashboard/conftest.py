@@ -18,7 +18,7 @@ from services.machine.state import CHOICES_FILE, RunConfig, State
 from tests.fixtures.journal_story import Story
 
 TOKEN, ORIGIN = "the-token-of-a-test", "http://127.0.0.1:8642"
-SOURCE = "A = 1\nB = 2\n\n\ndef step():\n    return A\n"
+SOURCE = "A = 1  # range 1..100\nB = 2  # range 1..9\n\n\ndef step():\n    return A\n"
 
 
 @pytest.fixture

@@ -13,7 +13,10 @@ from starlette.testclient import TestClient
 from researcher.journal.records import Decision
 from researcher.prompting.transcripts import Exchange, store_exchanges
 from researcher.report.view import headline
+from services.dashboard.run_data import RunData
+from services.machine.state import State
 from tests.fixtures.journal_story import Story
+from tests.services.dashboard.conftest import SOURCE
 from trainer.jobs import Outcome, TrialLog, TrialResult
 
 HOSTILE = "<script>alert(1)</script> $\\frac{1}{2}$ \u202egnp.exe {{ 7 * 7 }} \x1b[31m"
@@ -164,3 +167,42 @@ def test_an_unreadable_journal_is_said_and_the_page_stays(story: Story, page: Te
 
     assert "is damaged" in text_of(page.get("/").text)
     assert page.get("/status.json").status_code == 200
+
+
+def test_what_was_learned_is_the_effect_of_each_knob_and_the_reason_of_each_failure(
+    make_story: Callable[[], Story], page: TestClient
+) -> None:
+    story = make_story()
+    story.baseline(2.0, 2.01, 1.99)
+    for a in range(2, 24):
+        better = 2.0 - 0.01 * a
+        story.try_out(f"A to {a}", better, Decision.DISCARD, source=SOURCE.replace("A = 1 ", f"A = {a} "))
+    story.try_out("an odd shape", None, Decision.CRASH, source=SOURCE.replace("B = 2", "B = 9"))
+
+    text = text_of(page.get("/learned").text)
+
+    assert (found := re.search(r"A up -0\.1\d+ ± 0\.\d+ better 22 0 ([\d.]+) %", text))
+    assert float(found[1]) > 90
+    assert re.search(r"B up — no score 0 1 [\d.]+ %", text)
+    assert "crashed 1 23 · an odd shape because" in text
+    assert "23 experiments were measured since" in text
+
+
+def test_the_effects_of_another_run_hold_nothing_of_the_one_before(story: Story, tmp_path: Path) -> None:
+    minutes = [0.0]
+    data = RunData(State(tmp_path), clock=lambda: minutes[0])
+    assert [(each.knob, each.direction) for each in data.knobs()] == [("A", "up")]
+
+    story.journal.close()
+    for path in (tmp_path / "journal").glob("journal.db*"):
+        path.unlink()
+    other = Story(tmp_path / "journal", source=SOURCE)
+    other.journal._database.execute("UPDATE run SET created_at = 77")
+    other.baseline(2.0, 2.01, 1.99)
+    other.try_out("a smaller B", 1.9, Decision.KEEP, source=SOURCE.replace("B = 2", "B = 1"))
+    minutes[0] = 60.0
+    data._thread.submit(data._journal.close).result()  # as it does after a minute
+
+    assert [(each.knob, each.direction) for each in data.knobs()] == [("B", "down")]
+    data.close()
+    other.journal.close()

@@ -47,6 +47,7 @@ TITLE = "Replace the second MLP by a gated linear unit and give it the freed par
 PATIENCE_S = 300.0
 MANY = 5_000
 PAGE_BYTES = 400_000
+PATHS = ("", "experiments", "experiments/1", "compare?a=1&b=2", "learned", "health", "steer")
 
 
 @pytest.fixture(scope="module")
@@ -257,7 +258,7 @@ def test_steering_from_a_phone_asks_once_and_shows_the_answer(
     seen.end(site)
 
 
-@pytest.mark.parametrize("path", ["", "experiments", "experiments/1", "compare?a=1&b=2", "learned", "health", "steer"])
+@pytest.mark.parametrize("path", PATHS)
 def test_no_page_is_wider_than_a_phone_and_all_work_with_the_keyboard(browser: Any, site: str, path: str) -> None:
     seen = visit(browser, f"{site}{path}", PHONE, "dark", is_mobile=True)
 
@@ -267,4 +268,22 @@ def test_no_page_is_wider_than_a_phone_and_all_work_with_the_keyboard(browser: A
     unnamed = """[...document.querySelectorAll("button, a, input:not([type=hidden]), textarea")].filter(each =>
         !(each.textContent.trim() || each.getAttribute("aria-label") || each.labels?.length)).length"""
     assert seen.tab.evaluate(unnamed) == 0
+    seen.end(site)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
+def test_axe_finds_no_fault_of_accessibility_on_any_page(
+    browser: Any, site: str, story: Story, size: dict[str, int], scheme: str
+) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
+    begin_trial(story)
+    seen = visit(browser, site, size, scheme)
+
+    found = []
+    for path in PATHS:
+        seen.tab.goto(f"{site}{path}", wait_until="load")
+        found += [(path, each["id"], each["nodes"][0]["target"]) for each in Axe().run(seen.tab).response["violations"]]
+    assert found == []
     seen.end(site)
