@@ -9,6 +9,7 @@ from researcher.errors import OvernightError
 
 LOOPBACK = "127.0.0.1"
 PORT = 8642
+SERVICE = "dashboard"  # of the stack
 
 
 class PortTaken(OvernightError):

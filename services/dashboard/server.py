@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 from contextlib import closing, suppress
 from pathlib import Path
@@ -14,6 +15,7 @@ from services.dashboard.address import PortTaken
 from services.dashboard.app import create_app
 from services.dashboard.run_data import RunData
 from services.machine.state import State
+from trainer.stop import StopRequested, request_stop
 
 TOKEN_FILE = "page.token"
 TOKEN_KEY = "PAGE_TOKEN_FILE"  # in a container, the file is in a volume of its own
@@ -23,7 +25,9 @@ GRACE_S = 2
 
 def serve(state: State, host: str, port: int) -> None:
     """Serve the page until SIGTERM or SIGINT. Raises PortTaken."""
-    with closing(socket.socket()) as listener:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, request_stop)  # uvicorn sends itself the signal again at its end
+    with suppress(StopRequested), closing(socket.socket()) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((host, port))
@@ -40,8 +44,7 @@ def serve(state: State, host: str, port: int) -> None:
             timeout_keep_alive=15,
             timeout_graceful_shutdown=GRACE_S,
         )
-        with suppress(KeyboardInterrupt):  # the server has stopped by then
-            uvicorn.Server(config).run(sockets=[listener])
+        uvicorn.Server(config).run(sockets=[listener])
 
 
 def access_of(state: State) -> Access:

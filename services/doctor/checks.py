@@ -14,6 +14,7 @@ from pathlib import Path
 
 from researcher.errors import NotText
 from researcher.llm.backends import backend_named
+from services.dashboard.address import SERVICE as PAGE
 from services.doctor import engine, gpu, host, model_and_data, subject
 from services.doctor.engine import Engine
 from services.doctor.environment import Environment, Mode, compose_files
@@ -145,9 +146,9 @@ def _files(facts: Environment, files: Sequence[str]) -> tuple[Finding, Project |
     services = merged["services"]
     published = tuple(
         (port.get("host_ip", "0.0.0.0"), int(port["published"]))
-        for service in services.values()
+        for name, service in services.items()
         for port in service.get("ports", [])
-        if port.get("published")
+        if port.get("published") and name != PAGE  # `scripts/up` gives the page another port if its own is taken
     )
     project = Project(merged["name"], services["trainer"]["image"], published, " ".join(command))
     return ok("files", f"{len(services)} services as {project.name}"), project

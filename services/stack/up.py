@@ -19,6 +19,7 @@ from typing import NoReturn
 
 from rich.console import Console
 
+from services.dashboard.address import SERVICE as PAGE
 from services.dashboard.address import address, free_port
 from services.doctor import Environment, Mode, Severity, examine, exit_code, print_findings
 from services.doctor.engine import HOOK, has_only_cdi
@@ -45,7 +46,6 @@ or more of it: scripts/up with a larger limit, docker compose restart researcher
 NOTICED_S = 1.0
 REQUIRED = ("redis", "trainer", "researcher")
 PREPARING = ("secrets", "data")  # compose starts them, because required services depend on them
-PAGE = "dashboard"  # the service whose port a browser on this machine opens
 BESIDE_S = 60.0  # enough to start containers whose images are there, after one-shots on a busy machine
 
 

@@ -9,6 +9,7 @@ from statistics import fmean
 import pytest
 
 from researcher import __main__ as researcher
+from researcher.config.data_digests import DataDigests
 from researcher.config.settings import Settings
 from researcher.journal.reader import JournalReader
 from researcher.journal.writer import Journal
@@ -71,7 +72,9 @@ def test_a_run_draws_from_a_secret_unless_its_owner_gives_a_seed(
         )
         journal = Journal(tmp_path / place)
         workspace = researcher.open_subject(scripted_run.subject, journal)
-        run = researcher._start_run(settings, profile_named("cpu"), journal, workspace, "d" * 64, 1.0)
+        run = researcher._start_run(
+            settings, profile_named("cpu"), journal, workspace, DataDigests("d" * 64, None, None), 1.0
+        )
         keys.append(run.seed_key or "")
         workspace.close()
         journal.close()

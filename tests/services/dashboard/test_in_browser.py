@@ -6,7 +6,6 @@ Needs Debian's package `chromium`, which no download of a browser replaces here.
 from __future__ import annotations
 
 import shutil
-import signal
 import socket
 import subprocess
 import time
@@ -77,7 +76,7 @@ def site(story: Story, bus: RedisClient, server: RedisServer, tmp_path: Path) ->
         yield address(port)
     finally:
         process.terminate()
-        assert process.wait(PATIENCE_S) in (0, -signal.SIGTERM), (tmp_path / "page.log").read_text()
+        assert process.wait(PATIENCE_S) == 0, (tmp_path / "page.log").read_text()
 
 
 def listens(port: int) -> bool:
