@@ -332,6 +332,14 @@ def test_port_that_another_program_holds_is_named(well: Environment) -> None:
 
 
 @pytest.mark.docker
+def test_a_taken_port_of_the_page_is_no_failure_because_the_page_gets_another(well: Environment) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        facts = replace(well, environment={**well.environment, "PAGE_PORT": str(other.getsockname()[1])})
+
+        assert [str(each) for each in examine(Mode.CPU, facts) if each.severity is Severity.FAIL] == []
+
+
+@pytest.mark.docker
 def test_engine_without_nvidias_toolkit_is_told_what_to_install(well: Environment) -> None:
     facts = replace(well, installed_gpus=lambda: [H100])
 
