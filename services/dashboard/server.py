@@ -10,7 +10,6 @@ from pathlib import Path
 import uvicorn
 
 from services.dashboard.access import Access, token_in
-from services.dashboard.address import PortTaken
 from services.dashboard.app import create_app
 from services.dashboard.run_data import RunData
 from services.machine.state import State
@@ -21,27 +20,19 @@ CONNECTIONS = 256
 GRACE_S = 2
 
 
-def serve(state: State, host: str, port: int) -> None:
-    """Serve the page until SIGTERM or SIGINT. Raises PortTaken."""
-    with closing(socket.socket()) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((host, port))
-        except OSError as error:
-            raise PortTaken(
-                f"port {port} of {host} cannot be used: {error.strerror}", "choose another --port"
-            ) from error
-        config = uvicorn.Config(
-            create_app(RunData(state), access_of(state)),
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            limit_concurrency=CONNECTIONS,
-            timeout_keep_alive=15,
-            timeout_graceful_shutdown=GRACE_S,
-        )
-        with suppress(KeyboardInterrupt):  # the server has stopped by then
-            uvicorn.Server(config).run(sockets=[listener])
+def serve(state: State, listener: socket.socket) -> None:
+    """Serve the page at a socket that listens, until SIGTERM or SIGINT; the socket is closed then."""
+    config = uvicorn.Config(
+        create_app(RunData(state), access_of(state)),
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        limit_concurrency=CONNECTIONS,
+        timeout_keep_alive=15,
+        timeout_graceful_shutdown=GRACE_S,
+    )
+    with closing(listener), suppress(KeyboardInterrupt):  # the server has stopped by then
+        uvicorn.Server(config).run(sockets=[listener])
 
 
 def access_of(state: State) -> Access:
