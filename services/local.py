@@ -10,8 +10,10 @@ import json
 import os
 import re
 import signal
+import socket
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -32,7 +34,7 @@ from researcher.journal.records import Run
 from researcher.repository.publishing import UserRepository
 from researcher.repository.recovery import begin_with
 from services.adopt.task_adoption import settle
-from services.dashboard.address import address, free_port
+from services.dashboard.address import address, listen_near, port_of
 from services.doctor.gpu_check_command import check_before_run
 from services.doctor.gpu_machine import this_gpu_machine
 from services.machine.gpus import machine_profile, require_gpu
@@ -305,16 +307,17 @@ def _watch_run(
     children = [_trainer(state, options, server), _researcher(state, choices, settings, server)]
     has_dry_runs = asks_llm(settings) and choices.task is None
     children += [_dry_run_worker(state, options, server)] if has_dry_runs else []
-    page = None
-    if options.page:
-        page = address(port := free_port())
-        children.append(_dashboard(state, server, port))
-        console.print(f"page  {page}", soft_wrap=True)
     state.remember(settings)
     bus = RedisClient(connect(server.url, password=server.password, patient=False))
-    with ProcessSupervisor(children, grace_s=STOP_GRACE_S) as supervisor:
-        watched = Watched(state, profile, bus, lambda: _keep_alive(server, supervisor), page)
-        code = watch(watched, console)
+    with closing(listen_near()) if options.page else nullcontext() as listener:
+        page = None
+        if listener is not None:
+            page = address(port_of(listener))
+            children.append(_dashboard(state, server, listener))
+            console.print(f"page  {page}", soft_wrap=True)
+        with ProcessSupervisor(children, grace_s=STOP_GRACE_S) as supervisor:
+            watched = Watched(state, profile, bus, lambda: _keep_alive(server, supervisor), page)
+            code = watch(watched, console)
     if code == REFUSED:
         state.remember(before)
     else:
@@ -351,13 +354,21 @@ def _worker(options: RunOptions, server: RedisServer, user: str, data: Path, wor
     return argv
 
 
-def _dashboard(state: State, server: RedisServer, port: int) -> Child:
-    """The page. No exit code is final: the run continues without it."""
+def _dashboard(state: State, server: RedisServer, listener: socket.socket) -> Child:
+    """The page. No exit code is final: the run continues without it. The socket listens already, so that no other
+    program takes the port before the page starts, or between two starts."""
     env = environment(Program.PYTHON, {"REDIS_URL": server.url_for(acl.DASHBOARD.name)})
     if (password_file := server.password_file(acl.DASHBOARD.name)) is not None:
         env["REDIS_PASSWORD_FILE"] = str(password_file)
-    argv = ("nice", "-n", "10", *python_command("services.dashboard", "--state", str(state.root), "--port", str(port)))
-    return Child(DASHBOARD, argv, state.logs / "dashboard.log", env=env, final_codes=frozenset())
+    options = ("--state", str(state.root), "--descriptor", str(listener.fileno()))
+    return Child(
+        DASHBOARD,
+        ("nice", "-n", "10", *python_command("services.dashboard", *options)),
+        state.logs / "dashboard.log",
+        env=env,
+        final_codes=frozenset(),
+        descriptors=(listener.fileno(),),
+    )
 
 
 def _researcher(state: State, choices: RunConfig, settings: Mapping[str, str], server: RedisServer) -> Child:

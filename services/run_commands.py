@@ -368,11 +368,11 @@ def dashboard(
     state: StateOption = None,
 ) -> None:
     """Serve the page of the run on this machine until Ctrl-C, also after the run has ended."""
-    from services.dashboard.address import LOOPBACK, address, free_port  # noqa: PLC0415 - only this command needs it
+    from services.dashboard.address import LOOPBACK, address, listen, listen_near, port_of  # noqa: PLC0415 - only here
     from services.dashboard.server import serve  # noqa: PLC0415 - imports FastAPI
 
     folder = state_of(state)
     folder.require_run()
-    chosen = port or free_port()
-    console.print(f"page  {address(chosen)}  (Ctrl-C ends it; the run goes on)", soft_wrap=True)
-    serve(folder, LOOPBACK, chosen)
+    listener = listen_near() if port is None else listen(LOOPBACK, port)
+    console.print(f"page  {address(port_of(listener))}  (Ctrl-C ends it; the run goes on)", soft_wrap=True)
+    serve(folder, listener)

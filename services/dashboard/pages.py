@@ -54,6 +54,7 @@ def _environment() -> Environment:
         "percent": percent,
         "sentence": sentence,
         "moment": moment_text,
+        "date": lambda at: time.strftime("%Y-%m-%d %H:%M", time.localtime(at)),
         "clock": lambda at: time.strftime("%H:%M:%S", time.localtime(at)),
         "span": span_text,
         "duration": clock_text,

@@ -11,7 +11,6 @@ from pathlib import Path
 import uvicorn
 
 from services.dashboard.access import Access, token_in
-from services.dashboard.address import PortTaken
 from services.dashboard.app import create_app
 from services.dashboard.run_data import RunData
 from services.machine.state import State
@@ -23,18 +22,11 @@ CONNECTIONS = 256
 GRACE_S = 2
 
 
-def serve(state: State, host: str, port: int) -> None:
-    """Serve the page until SIGTERM or SIGINT. Raises PortTaken."""
+def serve(state: State, listener: socket.socket) -> None:
+    """Serve the page at a socket that listens, until SIGTERM or SIGINT; the socket is closed then."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, request_stop)  # uvicorn sends itself the signal again at its end
-    with suppress(StopRequested), closing(socket.socket()) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((host, port))
-        except OSError as error:
-            raise PortTaken(
-                f"port {port} of {host} cannot be used: {error.strerror}", "choose another --port"
-            ) from error
+    with closing(listener), suppress(StopRequested):
         config = uvicorn.Config(
             create_app(RunData(state), access_of(state)),
             log_level="warning",

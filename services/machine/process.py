@@ -19,10 +19,16 @@ _KILL_S = 10.0
 
 
 def spawn(
-    argv: Sequence[str | Path], *, output: IO[bytes], env: Mapping[str, str] | None = None, cwd: Path | None = None
+    argv: Sequence[str | Path],
+    *,
+    output: IO[bytes],
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    descriptors: Sequence[int] = (),
 ) -> subprocess.Popen[bytes]:
     """Start a child in a session of its own, so that Ctrl-C in the terminal does not reach it. It gets SIGTERM when the
-    calling thread ends, and without `env` the environment of our own Python processes.
+    calling thread ends, and without `env` the environment of our own Python processes. Of the open files it inherits
+    only `descriptors`.
 
     Therefore call it from a thread that lives as long as the child should.
     """
@@ -35,6 +41,7 @@ def spawn(
         stdout=output,
         stderr=subprocess.STDOUT,
         start_new_session=True,
+        pass_fds=descriptors,
         preexec_fn=lambda: die_with_parent(signal.SIGTERM, parent),  # noqa: PLW1509 only two kernel calls, no lock, no import
     )
 

@@ -33,7 +33,7 @@ _SIGNAL_NAMES = {int(number): number.name for number in signal.Signals}
 @dataclass(frozen=True)
 class Child:
     """A process to keep alive. `env=None` stands for the environment of our own Python processes; after an exit code in
-    `final_codes` the process is not restarted."""
+    `final_codes` the process is not restarted. It inherits the open files `descriptors`, also after a restart."""
 
     name: str
     argv: tuple[str, ...]
@@ -41,6 +41,7 @@ class Child:
     env: Mapping[str, str] | None = None
     cwd: Path | None = None
     final_codes: frozenset[int] = frozenset({0})
+    descriptors: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,13 @@ class _Place:
     def start(self) -> None:
         """Start the child. Raises OSError if the program cannot be started."""
         with _open_log(self._child.log) as output:
-            self._process = spawn(self._child.argv, output=output, env=self._child.env, cwd=self._child.cwd)
+            self._process = spawn(
+                self._child.argv,
+                output=output,
+                env=self._child.env,
+                cwd=self._child.cwd,
+                descriptors=self._child.descriptors,
+            )
         self._pidfd = os.pidfd_open(self._process.pid)
         self._started_at = self._clock()
         self._next_try_at = None

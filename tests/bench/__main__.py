@@ -22,6 +22,7 @@ from tests.bench import (
     honest,
     models,
     overhead,
+    page,
     prefix,
     proposers,
     record,
@@ -60,6 +61,12 @@ def _chosen() -> argparse.Namespace:
     one.add_argument("--experiments", type=int, default=1000, help="number, a multiple of 100; of 500 above 2,000")
     one.add_argument("--optimizer", action="store_true", help="the real optimiser proposes, not the script")
     one.add_argument("--push", action="store_true", help="the run pushes to a repository of a user")
+    one = names.add_parser("page", help="first paint, events, memory of the page, and the speed of a run beside it")
+    one.add_argument("--experiments", type=int, default=5000, help="number in the journal that the page shows")
+    one.add_argument("--clients", type=int, default=20, help="number of open pages")
+    one.add_argument(
+        "--rounds", type=int, default=2, help="times four windows of a hundred experiments beside the page"
+    )
     one = names.add_parser("sandbox", help="the cost of the sandbox around a candidate")
     one.add_argument("--starts", type=int, default=40, help="number of starts, bare and in the sandbox in turn")
     one.add_argument("--kills", type=int, default=5, help="number of process trees that respawn")
@@ -152,6 +159,7 @@ RUNS: dict[str, Callable[[argparse.Namespace], None]] = {
     "decision": lambda options: decision.run(options.runs, options.experiments),
     "unseen": lambda options: unseen.run(options.claims),
     "scale": lambda options: scale.run(options.experiments, options.optimizer, options.push),
+    "page": lambda options: page.run(options.experiments, options.clients, options.rounds),
     "campaign": lambda options: campaign.run(
         options.dir, options.campaigns, options.experiments, options.budget, options.proposer, options.picture
     ),

@@ -58,12 +58,12 @@ def run(experiments: int, real: bool, push: bool) -> None:
     with tempfile.TemporaryDirectory(prefix="overnight-bench-") as name:
         old, new = Path(name, "old"), Path(name, "new")
         with open_server(old / "redis") as server, open_server(new / "redis") as other:
-            _set_up(old, server, push)
-            _set_up(new, other, push)
-            readings = _run_once(old, server, 0, experiments - window, window, real)
+            set_up(old, server, push)
+            set_up(new, other, push)
+            readings = run_once(old, server, 0, experiments - window, window, real)
             with ThreadPoolExecutor(2) as both:
-                last = both.submit(_run_once, old, server, experiments - window, experiments, window, real)
-                first = both.submit(_run_once, new, other, 0, window, window, real)
+                last = both.submit(run_once, old, server, experiments - window, experiments, window, real)
+                first = both.submit(run_once, new, other, 0, window, window, real)
             _print(readings, last.result(), first.result())
             for part in ("journal", "subject/.git", "subject/results.tsv", "log"):
                 print(f"{part}: {_disk_mib(old / part):.1f} MiB, {_file_count(old / part)} files")
@@ -71,7 +71,7 @@ def run(experiments: int, real: bool, push: bool) -> None:
                 print(f"Redis: {connection.dbsize()} keys, {connection.info('memory')['used_memory'] / 2**20:.1f} MiB")
 
 
-def _set_up(folder: Path, server: RedisServer, push: bool) -> None:
+def set_up(folder: Path, server: RedisServer, push: bool) -> None:
     files = render_subject(profile_named("cpu"))
     level = f"LEVEL = {START_LEVEL}  # what the scripted trainer reads; range 1..25\n"
     files["train.py"] = files["train.py"].replace("DEPTH = ", f"{level}DEPTH = ", 1)
@@ -81,7 +81,7 @@ def _set_up(folder: Path, server: RedisServer, push: bool) -> None:
     (folder / "password").write_text(server.password or "")
 
 
-def _run_once(folder: Path, server: RedisServer, done: int, experiments: int, window: int, real: bool) -> list[Reading]:
+def run_once(folder: Path, server: RedisServer, done: int, experiments: int, window: int, real: bool) -> list[Reading]:
     """Continue from `done` to `experiments` experiments; return the readings."""
     password, readings = folder / "password", folder / f"readings-{done}"
     trainer = ["-m", "tests.doubles.scripted_trainer", "--redis", server.url, "--password-file", str(password)]
@@ -123,7 +123,7 @@ def _print(readings: list[Reading], last: list[Reading], first: list[Reading]) -
     table.add_row(*_row("the last", last[0], last[-1]))
     table.add_row(*_row("the first, beside it", first[0], first[-1]))
     Console(width=WIDTH).print(table)
-    wall, processor = (ours / its for ours, its in zip(_each(*last), _each(*first), strict=True))
+    wall, processor = (ours / its for ours, its in zip(each(*last), each(*first), strict=True))
     window, done = first[-1].proposals, readings[-1].proposals + last[-1].proposals
     thousand_s = (readings[-1].processor_s + last[-1].processor_s) / done * 1000
     print(f"last against first {window}: wall {wall:.2f}, processor {processor:.2f} (bar {GROWTH_BAR})")
@@ -132,12 +132,12 @@ def _print(readings: list[Reading], last: list[Reading], first: list[Reading]) -
 
 
 def _row(name: str, before: Reading, reading: Reading) -> list[str]:
-    wall_s, processor_s = _each(before, reading)
+    wall_s, processor_s = each(before, reading)
     figures = [f"{wall_s:.4f}", f"{processor_s:.4f}", f"{reading.fixed_work_s:.3f}"]
     return [name, *figures, f"{reading.own_mib:.0f}", f"{reading.git_mib:.0f}", str(reading.descriptors)]
 
 
-def _each(before: Reading, after: Reading) -> tuple[float, float]:
+def each(before: Reading, after: Reading) -> tuple[float, float]:
     """Return wall and processor seconds for each experiment."""
     count = after.proposals - before.proposals
     return (after.at - before.at) / count, (after.processor_s - before.processor_s) / count

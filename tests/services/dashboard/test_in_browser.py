@@ -6,11 +6,7 @@ Needs Debian's package `chromium`, which no download of a browser replaces here.
 from __future__ import annotations
 
 import shutil
-import socket
-import subprocess
-import time
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,19 +14,16 @@ from typing import Any
 import pytest
 
 from researcher.journal.records import Decision
-from researcher.source.proposal import Candidate, Proposal, ProposerName, SetKnobs
-from services.dashboard.address import address, free_port
-from services.redis.acl import DASHBOARD
+from services.dashboard.file_report import report_of
+from services.machine.state import State
 from services.redis.server import RedisServer
-from tests.fixtures.journal_story import Story
+from tests.fixtures.journal_story import Story, begin_trial, copy_experiments
+from tests.fixtures.page_process import PATIENCE_S, serve_page
 from trainer.jobs import (
-    Kind,
     Progress,
     RedisClient,
     Status,
-    trial_id,
 )
-from trainer.jobs.environment import Program, environment, python_command
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = [
@@ -42,8 +35,6 @@ pytestmark = [
 ]
 
 PHONE, DESKTOP = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
-TITLE = "Replace the second MLP by a gated linear unit and give it the freed parameters"
-PATIENCE_S = 300.0
 MANY = 5_000
 PAGE_BYTES = 400_000
 PATHS = ("", "experiments", "experiments/1", "compare?a=1&b=2", "learned", "health", "steer")
@@ -62,26 +53,8 @@ def browser() -> Iterator[Any]:
 @pytest.fixture
 def site(story: Story, bus: RedisClient, server: RedisServer, tmp_path: Path) -> Iterator[str]:
     """The address of the page's own process, which reads the story."""
-    port = free_port()
-    own = {"REDIS_URL": server.url_for(DASHBOARD.name)}
-    own["REDIS_PASSWORD_FILE"] = str(server.password_file(DASHBOARD.name))
-    argv = python_command("services.dashboard", "--state", str(tmp_path), "--port", str(port))
-    with (tmp_path / "page.log").open("wb") as log:
-        process = subprocess.Popen(argv, env=environment(Program.PYTHON, own), stdout=log, stderr=log)
-    try:
-        until = time.monotonic() + PATIENCE_S
-        while not listens(port):
-            assert process.poll() is None, (tmp_path / "page.log").read_text()
-            assert time.monotonic() < until, "the page did not start"
-        yield address(port)
-    finally:
-        process.terminate()
-        assert process.wait(PATIENCE_S) == 0, (tmp_path / "page.log").read_text()
-
-
-def listens(port: int) -> bool:
-    with closing(socket.socket()) as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+    with serve_page(tmp_path, server) as page:
+        yield page.address
 
 
 @dataclass
@@ -108,17 +81,6 @@ def visit(browser: Any, address: str, size: dict[str, int], scheme: str = "light
     tab.on("request", lambda request: visit.asked.append(request.url))
     tab.goto(address, wait_until="load")
     return visit
-
-
-def begin_trial(story: Story) -> str:
-    """Begin one more experiment; return the id of its trial."""
-    number = len(story.journal.experiments())
-    proposal = Proposal(ProposerName.LLM, TITLE, "The gate costs little.", (SetKnobs({"A": 9}),))
-    item = story.journal.propose(story.run, proposal, Candidate("A = 9\n", "f9", "c9", 0), story.tick())
-    story.journal.committed(item, "9" * 40)
-    story.journal.measuring(item)
-    trial = story.journal.add_trial(story.run, item.id, Kind.FIRST, seed=1, at=story.tick(), score_to_beat=1.88)
-    return trial_id(story.run.tag, number, trial.number, trial.attempt)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -224,23 +186,6 @@ def size_of(request: Any) -> int:
     return int(sizes["responseBodySize"] + sizes["responseHeadersSize"])
 
 
-def copy_experiments(story: Story, until: int) -> None:
-    """Copy the discarded experiment, until the newest has this number. Writing them step by step would take minutes."""
-    database = story.journal._database
-    numbers = range(len(story.journal.experiments()), until + 1)
-    changed = {"number": ":number", "title": "'copy ' || :number", "score": "score + :number % 97 / 500.0"}
-    for table, changes, model in (
-        ("experiment", {"id": ":id"} | changed, "number = 3"),
-        ("trial", {"id": "NULL", "experiment": ":id"}, "experiment = 4"),
-    ):
-        names = [row["name"] for row in database.execute(f"PRAGMA table_info({table})")]
-        values = ", ".join(changes.get(name, name) for name in names)
-        statement = f"INSERT INTO {table} ({', '.join(names)}) SELECT {values} FROM {table} WHERE {model}"
-        database.execute("BEGIN")
-        database.executemany(statement, [{"number": number, "id": number + 1} for number in numbers])
-        database.execute("COMMIT")
-
-
 def test_steering_from_a_phone_asks_once_and_shows_the_answer(
     browser: Any, site: str, bus: RedisClient, tmp_path: Path
 ) -> None:
@@ -286,3 +231,18 @@ def test_axe_finds_no_fault_of_accessibility_on_any_page(
         found += [(path, each["id"], each["nodes"][0]["target"]) for each in Axe().run(seen.tab).response["violations"]]
     assert found == []
     seen.end(site)
+
+
+def test_a_report_opens_from_its_file_alone_and_has_no_fault_of_accessibility(
+    browser: Any, story: Story, tmp_path: Path
+) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
+    file = tmp_path / "report.html"
+    file.write_text(report_of(State(tmp_path)), encoding="utf-8")
+    seen = visit(browser, file.as_uri(), PHONE, "dark", is_mobile=True)
+
+    seen.tab.locator("#legend li").first.wait_for()
+    assert seen.tab.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
+    assert Axe().run(seen.tab).response["violations"] == []
+    seen.end(file.as_uri())

@@ -60,6 +60,19 @@ def fifo(tmp_path: Path) -> Path:
     return tmp_path / "fifo"
 
 
+def test_a_child_has_the_descriptors_that_it_is_given_also_after_a_restart(tmp_path: Path, clock: Clock) -> None:
+    read, write = os.pipe()
+    says = ("sh", "-c", f"echo alive >/proc/self/fd/{write}; exit 3")
+    with ProcessSupervisor([Child("says", says, tmp_path / "log", descriptors=(write,))], clock=clock) as supervisor:
+        wait_for(supervisor, lambda now: now.pid is None)
+        clock.now_s += 2
+        wait_for(supervisor, lambda now: now.pid is None and now.restarts == 1)
+
+    os.close(write)
+    with os.fdopen(read) as heard:
+        assert heard.read() == "alive\nalive\n"
+
+
 def test_dead_child_is_started_again_ever_more_slowly(tmp_path: Path, clock: Clock) -> None:
     child = Child("crashes", ("sh", "-c", "echo a life; exit 3"), tmp_path / "logs" / "crashes.log")
 
