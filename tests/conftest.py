@@ -23,11 +23,3 @@ settings.load_profile("any speed")
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
     return told(of_this_run(), len(GUARDS), of_this_checkout()) if config.option.markexpr == "slow" else []
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a file together under `--dist loadgroup`, except where they name groups of their own."""
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))

@@ -38,14 +38,7 @@ sys.exit(code)
 """
 TAKES_AWAY = "test_without_the_guard_its_test_fails["
 LIMIT_S = 180.0  # of one test; those that hang without their guard are to be fixed
-GUARDS_IN_A_GROUP = 20  # neighbours in the table share files
 TEST_FAILED = 1  # pytest's exit code; a test that cannot be collected has another
-
-
-def marks_of(number: int, guard: Guard) -> list[pytest.MarkDecorator]:
-    """The group of a guard, which one process tests, and `slow` if this run takes the guard away."""
-    group = pytest.mark.xdist_group(f"guards {number // GUARDS_IN_A_GROUP}")
-    return [group, pytest.mark.slow] if guard.name in of_this_run() else [group]
 
 
 @pytest.mark.parametrize("guard", GUARDS, ids=lambda guard: guard.name)
@@ -79,7 +72,10 @@ def test_with_all_guards_every_test_passes(whole: Path, request: pytest.FixtureR
 @pytest.mark.guards
 @pytest.mark.parametrize(
     "guard",
-    [pytest.param(guard, id=guard.name, marks=marks_of(number, guard)) for number, guard in enumerate(GUARDS)],
+    [
+        pytest.param(guard, id=guard.name, marks=pytest.mark.slow if guard.name in of_this_run() else ())
+        for guard in GUARDS
+    ],
 )
 def test_without_the_guard_its_test_fails(guard: Guard, whole: Path) -> None:
     if "other-uid" in guard.test and os.geteuid() != 0:

@@ -161,7 +161,7 @@ def test_ci_checks_and_tests_from_any_folder(clone: Clone) -> None:
         "mypy",
         "pytest -q -p no:cacheprovider tests/test_architecture.py tests/test_words.py",
         "pytest -m not slow and not guards and not docker and not gpu -n 3 --dist loadfile",
-        "pytest -m slow -n 3 --dist loadgroup",
+        "pytest -m slow -n 2 --dist loadfile",
         "docker-engine",
         "pytest -m docker",
     ]
