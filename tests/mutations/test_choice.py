@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.mutations.choice import TURNS, Facts, chosen, fifth, told
+from tests.mutations.choice import MOST, TURNS, Facts, chosen, fifth, told
 from tests.mutations.guards import GUARDS, Guard
 from tests.mutations.history import DAY_S, TABLE, facts
 
@@ -70,6 +70,19 @@ def test_what_changed_is_always_taken_away(seen: Facts) -> None:
     changed = {guard.name for guard in GUARDS if guard.file in seen.paths} | seen.entries
 
     assert changed <= chosen(GUARDS, seen).keys()
+
+
+@given(st.integers(0, 2**32))
+def test_if_too_many_changed_those_of_the_next_turns_come_first_and_five_turns_take_all(turn: int) -> None:
+    everything = Facts(turn, "since then", paths=frozenset(guard.file for guard in GUARDS))
+
+    now = chosen(GUARDS, everything)
+
+    assert len(now) == MOST
+    assert {guard.name for guard in GUARDS if fifth(guard) == turn % TURNS} <= now.keys()
+    assert f"the {MOST} that a run takes away" in told(now, len(GUARDS), everything)[-1]
+    taken = {name for later in range(TURNS) for name in chosen(GUARDS, replace(everything, turn=turn + later))}
+    assert taken == {guard.name for guard in GUARDS}
 
 
 def test_no_turn_has_more_than_a_third_of_the_guards() -> None:
