@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from researcher.llm.gpu_memory_split import margin_mib
 from services import cli
-from services.doctor import Severity
+from services.doctor import Severity, gpu_report
 from services.doctor.gpu_check import GpuMachine, MeasurementFailed, NotMeasurable, check_gpu, training_of
 from services.doctor.gpu_check_command import (
     REPORT,
@@ -306,7 +306,9 @@ def test_run_on_an_unfit_gpu_is_refused_with_the_first_fault_each_time(tmp_path:
 def test_local_run_on_a_gpu_that_torch_cannot_use_is_refused_before_anything_is_downloaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The driver is a double that shows a GPU; torch is the real one, for processors."""
+    """The driver is a double that shows a GPU; torch is the real one, for processors. This machine may be small."""
+    for limit in ("LEAST_CORES", "LEAST_MEMORY_GIB", "LEAST_DISK_GIB"):
+        monkeypatch.setattr(gpu_report, limit, 0)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     install_nvml(monkeypatch, NvmlLibrary([NvmlGpu("NVIDIA H100 80GB HBM3", 81559)]))
 
